@@ -7,10 +7,14 @@
 
 mod outbox;
 mod sharded;
+mod slot;
+mod tap;
 
 pub use outbox::{Outbox, Transmit};
-pub use sharded::{Node, Shard, Sharded, TapPoint, Tap};
+pub use sharded::{Node, Shard, Sharded};
+pub use tap::{Tap, TapPoint};
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -38,7 +42,13 @@ pub trait Element: Send + Sync + 'static {
     fn handle_batch(&self, now: Instant, batch: &[Datagram<'_>], turn: &mut Turn);
 
     /// Takes the news that `destination` cannot be reached (ICMP unreachable on `flow`).
-    fn handle_unreachable(&self, now: Instant, flow: FlowId, destination: SocketAddr, turn: &mut Turn);
+    fn handle_unreachable(
+        &self,
+        now: Instant,
+        flow: FlowId,
+        destination: SocketAddr,
+        turn: &mut Turn,
+    );
 
     /// Runs the timers that are due in the part of the element that `worker` of `workers` cares for.
     fn handle_timeout(&self, now: Instant, worker: usize, workers: usize, turn: &mut Turn);
@@ -65,6 +75,8 @@ pub struct Turn {
     pub(crate) index: sip_types::Index,
     pub(crate) touched: Vec<usize>,
     pub(crate) outboxes: Vec<Outbox>,
+    pub(crate) now: Option<Instant>,
+    scratch: Option<Box<dyn Any + Send>>,
 }
 
 impl Turn {
@@ -72,5 +84,17 @@ impl Turn {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Takes out the scratch value that the last turn of the same kind of element put back.
+    pub(crate) fn take_scratch<T: Default + Send + 'static>(&mut self) -> Box<T> {
+        self.scratch
+            .take()
+            .and_then(|scratch| scratch.downcast().ok())
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn put_scratch<T: Send + 'static>(&mut self, scratch: Box<T>) {
+        self.scratch = Some(scratch);
     }
 }

@@ -43,9 +43,18 @@ impl Outbox {
     /// Queues one datagram whose bytes `write` appends to the buffer it is given.
     ///
     /// `write` must only append.
-    pub fn push_with(&mut self, flow: FlowId, destination: SocketAddr, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn push_with(
+        &mut self,
+        flow: FlowId,
+        destination: SocketAddr,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         write(&mut self.bytes);
-        self.queued.push(Queued { flow, destination, end: self.bytes.len() });
+        self.queued.push(Queued {
+            flow,
+            destination,
+            end: self.bytes.len(),
+        });
     }
 
     /// Queues one datagram.
@@ -67,7 +76,11 @@ impl Outbox {
     fn nth(&self, i: usize) -> Transmit<'_> {
         let start = if i == 0 { 0 } else { self.queued[i - 1].end };
         let queued = &self.queued[i];
-        Transmit { flow: queued.flow, destination: queued.destination, bytes: &self.bytes[start..queued.end] }
+        Transmit {
+            flow: queued.flow,
+            destination: queued.destination,
+            bytes: &self.bytes[start..queued.end],
+        }
     }
 
     /// Returns how many datagrams are queued.
@@ -100,8 +113,14 @@ mod tests {
         outbox.push(FlowId(0), to, b"first");
         outbox.push(FlowId(1), to, b"");
         outbox.push(FlowId(0), to, b"third");
-        let bytes: Vec<_> = outbox.iter().map(|t| (t.flow.0, t.bytes.to_vec())).collect();
-        assert_eq!(bytes, [(0, b"first".to_vec()), (1, vec![]), (0, b"third".to_vec())]);
+        let bytes: Vec<_> = outbox
+            .iter()
+            .map(|t| (t.flow.0, t.bytes.to_vec()))
+            .collect();
+        assert_eq!(
+            bytes,
+            [(0, b"first".to_vec()), (1, vec![]), (0, b"third".to_vec())]
+        );
         assert_eq!(outbox.last().unwrap().bytes, b"third");
         outbox.clear();
         assert!(outbox.is_empty() && outbox.last().is_none());
