@@ -1,1 +1,22 @@
-//! See ARCHITECTURE.md.
+//! SIP transactions, dialogs and the proxy core. Sans-IO: time comes as an argument, datagrams leave
+//! through an [`element::Outbox`], decisions are asked for as events.
+//!
+//! One file per machine of RFC 3261 section 17 ([`client_invite`], [`client_non_invite`],
+//! [`server_invite`], [`server_non_invite`]); [`proxy`] is section 16; [`dialog`] section 12.
+
+pub mod branch;
+pub mod client_invite;
+pub mod client_non_invite;
+pub mod context;
+pub mod dialog;
+pub mod proxy;
+pub mod server_invite;
+pub mod server_non_invite;
+pub mod timers;
+pub mod transaction;
+
+pub use branch::{BranchId, ContextId, loop_key};
+pub use context::{Branch, Context, Target};
+pub use dialog::{DialogConfig, DialogState, Dialogs};
+pub use proxy::{Answer, Delivered, Event, Offered, Proxy, ProxyConfig, ProxyCounters};
+pub use timers::TimerConfig;

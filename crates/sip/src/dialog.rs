@@ -1,0 +1,196 @@
+//! Dialogs as a proxy sees them: RFC 3261 section 12, kept from the first 1xx with a tag to the BYE.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+use std::time::{Duration, Instant};
+
+use sip_types::{Message, Method};
+use siphasher::sip::SipHasher13;
+
+use crate::timers::Deadlines;
+
+/// Where a dialog stands. Kamailio's dialog module knows the same, in more steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialogState {
+    /// A provisional response with a To tag has passed.
+    Early,
+    /// A 2xx to the INVITE has passed.
+    Confirmed,
+}
+
+/// The settings of a dialog table.
+#[derive(Clone, Copy, Debug)]
+pub struct DialogConfig {
+    /// How long a confirmed dialog may last. Default 3 h (Kamailio's `default_timeout` in our
+    /// arrangement). Shorter forgets calls that still go on; they are served from their route set.
+    pub lifetime: Duration,
+    /// How long an early dialog may last. Default 5 min: beyond every Timer C.
+    pub early_lifetime: Duration,
+    /// How many dialogs are kept. At the limit new calls are refused, established ones never dropped.
+    pub dialogs_max: usize,
+}
+
+impl Default for DialogConfig {
+    fn default() -> Self {
+        Self {
+            lifetime: Duration::from_secs(3 * 3600),
+            early_lifetime: Duration::from_secs(300),
+            dialogs_max: 250_000,
+        }
+    }
+}
+
+/// Names a dialog: a keyed hash of Call-ID and both tags, whichever side asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DialogKey(u64);
+
+#[derive(Debug)]
+struct Dialog {
+    state: DialogState,
+    expires: Instant,
+}
+
+/// The dialogs of one shard.
+#[derive(Debug)]
+pub struct Dialogs {
+    config: DialogConfig,
+    hash_key: [u8; 16],
+    dialogs: HashMap<DialogKey, Dialog>,
+    deadlines: Deadlines<DialogKey>,
+    confirmed: usize,
+}
+
+impl Dialogs {
+    /// Creates an empty table; `hash_key` should be secret and per process.
+    #[must_use]
+    pub fn new(config: DialogConfig, hash_key: [u8; 16]) -> Self {
+        Self {
+            config,
+            hash_key,
+            dialogs: HashMap::new(),
+            deadlines: Deadlines::new(),
+            confirmed: 0,
+        }
+    }
+
+    /// Returns the key of the dialog that a message belongs to; `None` while it has no To tag.
+    #[must_use]
+    pub fn key(&self, message: &Message<'_>) -> Option<DialogKey> {
+        let (from, to) = (message.from_tag().unwrap_or_default(), message.to_tag()?);
+        let (low, high) = if from <= to { (from, to) } else { (to, from) };
+        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
+        for part in [message.call_id(), low, high] {
+            hasher.write_usize(part.len());
+            hasher.write(part);
+        }
+        Some(DialogKey(hasher.finish()))
+    }
+
+    /// Takes note of a response on its way upstream: makes, confirms or ends its dialog.
+    ///
+    /// RFC 3261 section 12.1 and 15: INVITE's 101 to 299 with a To tag make one, a failure ends the
+    /// early one, any final response to BYE ends it, as does 481 or 408 to anything inside it.
+    pub fn handle_response(&mut self, now: Instant, response: &Message<'_>) {
+        let Some(status) = response.status() else {
+            return;
+        };
+        let Some(key) = self.key(response) else {
+            return;
+        };
+        match (response.method(), status) {
+            (Method::Invite, 101..200) => self.note(now, key, DialogState::Early),
+            (Method::Invite, 200..300) => self.note(now, key, DialogState::Confirmed),
+            (Method::Invite, 300..) => {
+                if self.state(key) == Some(DialogState::Early) {
+                    self.end(key);
+                }
+            }
+            (Method::Bye, 200..) | (_, 481) => self.end(key),
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, now: Instant, key: DialogKey, state: DialogState) {
+        let lifetime = match state {
+            DialogState::Early => self.config.early_lifetime,
+            DialogState::Confirmed => self.config.lifetime,
+        };
+        let expires = now + lifetime;
+        match self.dialogs.get_mut(&key) {
+            Some(dialog) if dialog.state == state || state == DialogState::Early => {}
+            Some(dialog) => {
+                dialog.state = state;
+                dialog.expires = expires;
+                self.confirmed += 1;
+            }
+            None => {
+                self.dialogs.insert(key, Dialog { state, expires });
+                // Most dialogs are over by then, and their entry in the queue goes with it.
+                self.deadlines
+                    .arm(now + self.config.early_lifetime.min(lifetime), key);
+                self.confirmed += usize::from(state == DialogState::Confirmed);
+            }
+        }
+    }
+
+    /// Ends a dialog.
+    pub fn end(&mut self, key: DialogKey) {
+        if let Some(dialog) = self.dialogs.remove(&key) {
+            self.confirmed -= usize::from(dialog.state == DialogState::Confirmed);
+        }
+    }
+
+    /// Returns a dialog's state; `None` when it is not known here.
+    #[must_use]
+    pub fn state(&self, key: DialogKey) -> Option<DialogState> {
+        self.dialogs.get(&key).map(|dialog| dialog.state)
+    }
+
+    /// Tells whether a message is inside a dialog known here.
+    #[must_use]
+    pub fn knows(&self, message: &Message<'_>) -> bool {
+        self.key(message)
+            .is_some_and(|key| self.dialogs.contains_key(&key))
+    }
+
+    /// Tells whether a further call has room.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.dialogs.len() < self.config.dialogs_max
+    }
+
+    /// Ends what has outlived its lifetime.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(key) = self.deadlines.pop_due(now) {
+            match self.dialogs.get(&key).map(|dialog| dialog.expires) {
+                Some(expires) if expires <= now => self.end(key),
+                Some(expires) => self.deadlines.arm(expires, key),
+                None => {}
+            }
+        }
+    }
+
+    /// Returns when `handle_timeout` is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// Returns how many dialogs there are, early ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.dialogs.len()
+    }
+
+    /// Tells whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.dialogs.is_empty()
+    }
+
+    /// Returns how many of them are confirmed.
+    #[must_use]
+    pub fn confirmed(&self) -> usize {
+        self.confirmed
+    }
+}
