@@ -1,1 +1,38 @@
-//! See ARCHITECTURE.md.
+//! The control plane as nodes and tools see it: the gRPC contracts, the registry's view in plain
+//! Rust types, the client that keeps that view current, and how a process is configured and stopped.
+//!
+//! Not here: the registry itself (`services/registry`) and what nodes do with a view.
+
+pub mod json;
+pub mod name;
+pub mod view;
+
+/// The registry's API, generated from `proto/tandem/registry/v1`.
+pub mod registry {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("tandem.registry.v1");
+    }
+}
+
+/// The SBC's API, generated from `proto/tandem/sbc/v1`.
+pub mod sbc {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("tandem.sbc.v1");
+    }
+}
+
+/// The router's API, generated from `proto/tandem/router/v1`.
+pub mod router {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("tandem.router.v1");
+    }
+}
+
+/// Every service and message above as an encoded `google.protobuf.FileDescriptorSet`, for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

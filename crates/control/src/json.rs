@@ -1,0 +1,110 @@
+//! proto3 JSON for the messages of this crate: what the store keeps and what people edit.
+//!
+//! Reading is strict: an unknown field is an error, because in a hand-edited value it is a typo.
+
+use std::sync::LazyLock;
+
+use prost::{Message, Name};
+use prost_reflect::{
+    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
+};
+
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(crate::FILE_DESCRIPTOR_SET)
+        .expect("the build script made a valid descriptor set")
+});
+
+/// Why a text is no such message.
+#[derive(Debug, thiserror::Error)]
+#[error("not a {message} in proto3 JSON")]
+pub struct DecodeError {
+    message: &'static str,
+    #[source]
+    source: serde_json::Error,
+}
+
+/// Returns the message as one line of proto3 JSON.
+#[must_use]
+pub fn encode<M: Message + Name>(message: &M) -> String {
+    let mut text = Vec::new();
+    write(message, &mut serde_json::Serializer::new(&mut text));
+    String::from_utf8(text).expect("JSON is UTF-8")
+}
+
+/// Returns the message as indented proto3 JSON.
+#[must_use]
+pub fn encode_pretty<M: Message + Name>(message: &M) -> String {
+    let mut text = Vec::new();
+    write(message, &mut serde_json::Serializer::pretty(&mut text));
+    String::from_utf8(text).expect("JSON is UTF-8")
+}
+
+/// Reads a message from proto3 JSON.
+///
+/// # Errors
+///
+/// Text that is no JSON, or has a field the message does not have, or a value out of its range.
+pub fn decode<M: Message + Name + Default>(text: &[u8]) -> Result<M, DecodeError> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let options = DeserializeOptions::new().deny_unknown_fields(true);
+    let dynamic =
+        DynamicMessage::deserialize_with_options(descriptor::<M>(), &mut reader, &options)
+            .and_then(|dynamic| reader.end().map(|()| dynamic))
+            .map_err(|source| DecodeError {
+                message: M::NAME,
+                source,
+            })?;
+    Ok(dynamic
+        .transcode_to()
+        .expect("a message transcodes to the type it was made for"))
+}
+
+fn write<M, W, F>(message: &M, out: &mut serde_json::Serializer<W, F>)
+where
+    M: Message + Name,
+    W: std::io::Write,
+    F: serde_json::ser::Formatter,
+{
+    let mut dynamic = DynamicMessage::new(descriptor::<M>());
+    dynamic
+        .transcode_from(message)
+        .expect("a message transcodes from the type it was made for");
+    dynamic
+        .serialize_with_options(out, &SerializeOptions::new())
+        .expect("a message without Any values is always JSON");
+}
+
+fn descriptor<M: Name>() -> MessageDescriptor {
+    POOL.get_message_by_name(&M::full_name())
+        .expect("every generated message is in the descriptor set")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::v1::{Destination, DestinationSet};
+
+    #[test]
+    fn a_message_survives_json() {
+        let destination = Destination {
+            name: "sets/1/destinations/a".into(),
+            uri: "sip:192.0.2.1".into(),
+            weight: Some(0),
+            ..Default::default()
+        };
+        let text = encode(&destination);
+        assert!(text.contains(r#""weight":0"#), "{text}");
+        assert_eq!(decode::<Destination>(text.as_bytes()).unwrap(), destination);
+    }
+
+    #[test]
+    fn a_typo_is_refused() {
+        let error = decode::<DestinationSet>(br#"{"name":"sets/1","algoritm":4}"#).unwrap_err();
+        assert!(
+            std::error::Error::source(&error)
+                .unwrap()
+                .to_string()
+                .contains("algoritm")
+        );
+    }
+}

@@ -1,0 +1,375 @@
+//! The registry's view of the cluster in plain Rust types: what a node decides by.
+//!
+//! A view is whole and immutable. Lists are sorted by id (destinations by set, then id), so that
+//! every node that has the same generation sees the same order.
+
+mod convert;
+mod resources;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+pub use convert::Refusal;
+pub use resources::{Resources, etag_of, name_of};
+
+/// Bytes of the cluster key.
+pub const CLUSTER_KEY_BYTES: usize = 16;
+
+/// Everything the registry says, at one generation.
+///
+/// The default is the view of a node that has never seen a registry: generation 0 and empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The registry's counter of changes; 0 for never seen.
+    pub generation: u64,
+    /// Checksum of the whole view.
+    pub checksum: u64,
+    /// The secret that ranking and tags are keyed with.
+    pub cluster_key: [u8; CLUSTER_KEY_BYTES],
+    /// The nodes of the cluster.
+    pub members: Vec<Member>,
+    /// The destination sets.
+    pub sets: Vec<DestinationSet>,
+    /// The destinations listed by hand; [`View::destinations_of`] adds those a selector finds.
+    pub destinations: Vec<Destination>,
+    /// The routes, by id; a router sorts them by priority.
+    pub routes: Vec<Route>,
+}
+
+/// What a member does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberKind {
+    /// Faces carriers and IPBXs.
+    Sbc,
+    /// Decides where calls go.
+    Router,
+    /// A Kamailio router on the same bus.
+    StockRouter,
+}
+
+impl MemberKind {
+    /// Tells whether requests may be dispatched to it as to a router.
+    #[must_use]
+    pub fn is_router(self) -> bool {
+        matches!(self, Self::Router | Self::StockRouter)
+    }
+}
+
+/// The side of an SBC that an address serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Both, or the only one.
+    Both,
+    /// Towards routers.
+    Inside,
+    /// Towards carriers and IPBXs.
+    Outside,
+}
+
+/// One SIP address of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SipEndpoint {
+    /// The side it serves.
+    pub side: Side,
+    /// Where it receives.
+    pub address: SocketAddr,
+}
+
+/// What the operator wants of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// Takes new calls.
+    Active,
+    /// Takes no new calls.
+    Draining,
+}
+
+/// What the registry believes about a member: evidence, never proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// Holds its lease.
+    Alive,
+    /// Lost its lease.
+    Gone,
+    /// Never had one.
+    NeverSeen,
+}
+
+/// One node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id, such as `router-a`.
+    pub id: String,
+    /// What it does.
+    pub kind: MemberKind,
+    /// Its one address.
+    pub address: IpAddr,
+    /// Where it receives SIP.
+    pub sip: Vec<SipEndpoint>,
+    /// Where it receives KDMQ.
+    pub dmq: Option<SocketAddr>,
+    /// The cell it replicates in.
+    pub cell: String,
+    /// Where it stands; may be empty.
+    pub zone: String,
+    /// Free words for selectors.
+    pub tags: Vec<String>,
+    /// What the operator wants of it.
+    pub desired_state: MemberState,
+    /// Grows with every start; 0 before the first.
+    pub incarnation: u64,
+    /// What the registry believes.
+    pub liveness: Liveness,
+}
+
+impl Member {
+    /// Returns where routers and SBCs reach it.
+    #[must_use]
+    pub fn inside(&self) -> Option<SocketAddr> {
+        self.sip
+            .iter()
+            .find(|endpoint| endpoint.side != Side::Outside)
+            .map(|endpoint| endpoint.address)
+    }
+
+    /// Returns where carriers and IPBXs reach it.
+    #[must_use]
+    pub fn outside(&self) -> Option<SocketAddr> {
+        self.sip
+            .iter()
+            .find(|endpoint| endpoint.side != Side::Inside)
+            .map(|endpoint| endpoint.address)
+    }
+}
+
+/// Finds members: every condition that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    /// Members of this kind; `Router` finds stock routers too.
+    pub kind: Option<MemberKind>,
+    /// Members of this cell.
+    pub cell: Option<String>,
+    /// Members with all these tags.
+    pub tags: Vec<String>,
+}
+
+impl Selector {
+    /// Tells whether every condition holds for `member`.
+    #[must_use]
+    pub fn selects(&self, member: &Member) -> bool {
+        let kind = match self.kind {
+            None => true,
+            Some(MemberKind::Router) => member.kind.is_router(),
+            Some(kind) => member.kind == kind,
+        };
+        kind && self.cell.as_ref().is_none_or(|cell| *cell == member.cell)
+            && self.tags.iter().all(|tag| member.tags.contains(tag))
+    }
+}
+
+/// How one destination of a set is chosen, with Kamailio's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Algorithm {
+    /// Hash of the Call-ID.
+    CallId = 0,
+    /// Hash of the From URI.
+    From = 1,
+    /// Hash of the To URI.
+    To = 2,
+    /// Hash of the Request-URI.
+    RequestUri = 3,
+    /// One after the other.
+    RoundRobin = 4,
+    /// At random.
+    Random = 6,
+    /// The highest priority that is active.
+    Priority = 8,
+    /// By weight.
+    Weight = 9,
+    /// The fewest calls.
+    CallLoad = 10,
+    /// By weight, the weights of inactive ones shared out.
+    RelativeWeight = 11,
+}
+
+/// A destination set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationSet {
+    /// Its id, such as `1`.
+    pub id: String,
+    /// How a destination is chosen.
+    pub algorithm: Algorithm,
+    /// Members that belong to it.
+    pub selector: Option<Selector>,
+    /// How long a destination may take to its first response.
+    pub first_response: Duration,
+    /// Longest time from death to being found dead.
+    pub detect_within: Duration,
+    /// Time between two background OPTIONS.
+    pub probe_interval: Duration,
+    /// Background failures in a row to inactive.
+    pub failures_to_inactive: u32,
+    /// Answers in a row to active again.
+    pub successes_to_active: u32,
+}
+
+/// What the operator wants of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestinationState {
+    /// Gets new requests while it is healthy.
+    Active,
+    /// Gets no new calls.
+    Draining,
+    /// Gets nothing and is not probed.
+    Disabled,
+}
+
+/// One destination of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Id of its set.
+    pub set: String,
+    /// Its id in the set; health is kept by it.
+    pub id: String,
+    /// Its SIP URI.
+    pub uri: String,
+    /// Higher first.
+    pub priority: i32,
+    /// Share of the requests, 0 to 1000.
+    pub weight: u32,
+    /// Whether its health is judged.
+    pub probing: bool,
+    /// What the operator wants of it.
+    pub desired_state: DestinationState,
+}
+
+/// An address or its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// The address, host bits as given.
+    pub address: IpAddr,
+    /// Bits that count, 0 to 32 or 128.
+    pub prefix_bits: u8,
+}
+
+impl Network {
+    /// Tells whether `address` is in the network.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        fn same(a: u128, b: u128, width: u32, bits: u8) -> bool {
+            bits == 0 || (a ^ b) >> (width - u32::from(bits)) == 0
+        }
+        match (self.address, address) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                same(a.to_bits().into(), b.to_bits().into(), 32, self.prefix_bits)
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits(), b.to_bits(), 128, self.prefix_bits),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+/// When a route applies: every condition that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteMatch {
+    /// Host of the Request-URI, in lower case.
+    pub domain: Option<String>,
+    /// Beginning of the user part of the Request-URI.
+    pub called_prefix: String,
+    /// Beginning of the user part of From.
+    pub calling_prefix: String,
+    /// The first sender.
+    pub source: Option<Network>,
+}
+
+/// Where a request goes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// To a destination of this set.
+    Set(String),
+    /// To this SIP URI.
+    Uri(String),
+}
+
+/// One place to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteResult {
+    /// Where the request goes next.
+    pub next_hop: NextHop,
+    /// The new Request-URI; as it came when absent.
+    pub request_uri: Option<String>,
+    /// Name and value of headers to add.
+    pub headers: Vec<(String, String)>,
+}
+
+/// One routing rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its id.
+    pub id: String,
+    /// Higher first.
+    pub priority: i32,
+    /// When it applies.
+    pub matches: RouteMatch,
+    /// What to try, one after the other; never empty.
+    pub results: Vec<RouteResult>,
+}
+
+impl View {
+    /// Returns a member by id.
+    #[must_use]
+    pub fn member(&self, id: &str) -> Option<&Member> {
+        self.members
+            .binary_search_by(|member| member.id.as_str().cmp(id))
+            .ok()
+            .map(|i| &self.members[i])
+    }
+
+    /// Returns a set by id.
+    #[must_use]
+    pub fn set(&self, id: &str) -> Option<&DestinationSet> {
+        self.sets
+            .binary_search_by(|set| set.id.as_str().cmp(id))
+            .ok()
+            .map(|i| &self.sets[i])
+    }
+
+    /// Returns every destination of a set, sorted by id: those listed by hand and, under their
+    /// member ids, those its selector finds. A listed one replaces a found one of the same id.
+    #[must_use]
+    pub fn destinations_of(&self, set: &str) -> Vec<Destination> {
+        let mut all: Vec<Destination> = self
+            .destinations
+            .iter()
+            .filter(|destination| destination.set == set)
+            .cloned()
+            .collect();
+        let selector = self.set(set).and_then(|set| set.selector.as_ref());
+        for member in selector
+            .iter()
+            .flat_map(|selector| self.members.iter().filter(|m| selector.selects(m)))
+        {
+            let Some(address) = member.inside() else {
+                continue;
+            };
+            if all.iter().any(|listed| listed.id == member.id) {
+                continue;
+            }
+            all.push(Destination {
+                set: set.to_owned(),
+                id: member.id.clone(),
+                uri: format!("sip:{address}"),
+                priority: 0,
+                weight: 1,
+                probing: true,
+                desired_state: match member.desired_state {
+                    MemberState::Active => DestinationState::Active,
+                    MemberState::Draining => DestinationState::Draining,
+                },
+            });
+        }
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+}

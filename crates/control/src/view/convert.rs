@@ -1,0 +1,688 @@
+//! From messages to plain types. This is the one place that says which values are good: the registry
+//! refuses a request by it, a node refuses a view by it.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{
+    Algorithm, Destination, DestinationSet, DestinationState, Liveness, Member, MemberKind,
+    MemberState, Network, NextHop, Route, RouteMatch, RouteResult, Selector, Side, SipEndpoint,
+};
+use crate::name::{Name, check_id};
+use crate::registry::v1::{self, route_result};
+
+/// Most SIP addresses of a member.
+const SIP_ENDPOINTS_MAX: usize = 8;
+/// Most tags of a member or selector.
+const TAGS_MAX: usize = 32;
+/// Most results of a route.
+const ROUTE_RESULTS_MAX: usize = 16;
+/// Most headers a route result adds.
+const ROUTE_HEADERS_MAX: usize = 16;
+/// Longest text in any field, in bytes.
+const TEXT_BYTES_MAX: usize = 512;
+
+/// One reason why a resource is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Name of the resource.
+    pub resource: String,
+    /// Path of the field in it; empty for the whole.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}: {}", self.resource, self.field, self.reason)
+    }
+}
+
+/// Collects what is wrong with one resource, so that all of it is said at once.
+struct Check {
+    resource: String,
+    refusals: Vec<Refusal>,
+}
+
+impl Check {
+    fn new(resource: &str) -> Self {
+        Self {
+            resource: resource.to_owned(),
+            refusals: Vec::new(),
+        }
+    }
+
+    fn refuse(&mut self, field: impl Into<String>, reason: impl Display) {
+        self.refusals.push(Refusal {
+            resource: self.resource.clone(),
+            field: field.into(),
+            reason: reason.to_string(),
+        });
+    }
+
+    fn unless(&mut self, good: bool, field: &str, reason: impl Display) {
+        if !good {
+            self.refuse(field, reason);
+        }
+    }
+
+    fn name(&mut self, name: &str) -> Option<Name> {
+        name.parse()
+            .map_err(|error| self.refuse("name", error))
+            .ok()
+    }
+
+    fn parse<T: FromStr>(&mut self, field: &str, text: &str, what: &str) -> Option<T> {
+        let value = text.parse().ok();
+        self.unless(
+            value.is_some(),
+            field,
+            format_args!("{text:?} is not {what}"),
+        );
+        value
+    }
+
+    fn count(&mut self, field: &str, count: usize, max: usize) {
+        self.unless(
+            count <= max,
+            field,
+            format_args!("{count} entries, at most {max} are allowed"),
+        );
+    }
+
+    fn text(&mut self, field: &str, text: &str) {
+        self.unless(
+            text.len() <= TEXT_BYTES_MAX,
+            field,
+            format_args!("longer than {TEXT_BYTES_MAX} bytes"),
+        );
+        self.unless(
+            !text.chars().any(char::is_control),
+            field,
+            "contains a control character",
+        );
+    }
+
+    fn uri(&mut self, field: &str, uri: &str) {
+        self.text(field, uri);
+        if let Err(reason) = check_sip_uri(uri) {
+            self.refuse(field, format_args!("{uri:?} {reason}"));
+        }
+    }
+
+    fn duration(
+        &mut self,
+        field: &str,
+        value: Option<&prost_types::Duration>,
+        default: Duration,
+        range: (Duration, Duration),
+    ) -> Duration {
+        let Some(value) = value else { return default };
+        let duration = Duration::try_from(*value).unwrap_or(Duration::ZERO);
+        let good = (range.0..=range.1).contains(&duration);
+        self.unless(
+            good,
+            field,
+            format_args!("must be {:?} to {:?}", range.0, range.1),
+        );
+        duration
+    }
+
+    fn range(&mut self, field: &str, value: u32, min: u32, max: u32) -> u32 {
+        self.unless(
+            (min..=max).contains(&value),
+            field,
+            format_args!("{value} is not in {min} to {max}"),
+        );
+        value
+    }
+
+    fn finish<T>(self, value: Option<T>) -> Result<T, Vec<Refusal>> {
+        match value {
+            Some(value) if self.refusals.is_empty() => Ok(value),
+            Some(_) | None => Err(self.refusals),
+        }
+    }
+}
+
+impl TryFrom<&v1::Member> for Member {
+    type Error = Vec<Refusal>;
+
+    fn try_from(message: &v1::Member) -> Result<Self, Vec<Refusal>> {
+        let mut check = Check::new(&message.name);
+        let id = check.name(&message.name).map(|name| name.id().to_owned());
+        let kind = member_kind(message.kind());
+        check.unless(kind.is_some(), "kind", "is required");
+        let address: Option<IpAddr> = check.parse("address", &message.address, "a numeric address");
+        check.count("sip", message.sip.len(), SIP_ENDPOINTS_MAX);
+        check.unless(
+            !message.sip.is_empty(),
+            "sip",
+            "at least one SIP address is required",
+        );
+        let sip = message.sip.iter().enumerate().filter_map(|(i, endpoint)| {
+            let field = format!("sip[{i}].address");
+            let address: SocketAddr =
+                check.parse(&field, &endpoint.address, "a numeric address with a port")?;
+            check.unless(address.port() != 0, &field, "port 0 cannot be reached");
+            let side = match endpoint.side() {
+                v1::SipSide::Unspecified => Side::Both,
+                v1::SipSide::Inside => Side::Inside,
+                v1::SipSide::Outside => Side::Outside,
+            };
+            Some(SipEndpoint { side, address })
+        });
+        let sip = sip.collect();
+        let dmq_port = u16::try_from(message.dmq_port).unwrap_or_else(|_| {
+            check.refuse("dmq_port", "must be 0 to 65535");
+            0
+        });
+        let cell = if message.cell.is_empty() {
+            "default"
+        } else {
+            &message.cell
+        };
+        if let Err(error) = check_id(cell) {
+            check.refuse("cell", error);
+        }
+        check.text("zone", &message.zone);
+        check_tags(&mut check, "tags", &message.tags);
+        let desired_state = match message.desired_state() {
+            v1::MemberState::Unspecified | v1::MemberState::Active => MemberState::Active,
+            v1::MemberState::Draining => MemberState::Draining,
+        };
+        let liveness = match message.liveness() {
+            v1::Liveness::Alive => Liveness::Alive,
+            v1::Liveness::Gone => Liveness::Gone,
+            v1::Liveness::Unspecified | v1::Liveness::NeverSeen => Liveness::NeverSeen,
+        };
+        let member = || {
+            let address = address?;
+            Some(Self {
+                id: id?,
+                kind: kind?,
+                address,
+                sip,
+                dmq: (dmq_port != 0).then(|| SocketAddr::new(address, dmq_port)),
+                cell: cell.to_owned(),
+                zone: message.zone.clone(),
+                tags: message.tags.clone(),
+                desired_state,
+                incarnation: message.incarnation,
+                liveness,
+            })
+        };
+        check.finish(member())
+    }
+}
+
+impl TryFrom<&v1::DestinationSet> for DestinationSet {
+    type Error = Vec<Refusal>;
+
+    fn try_from(message: &v1::DestinationSet) -> Result<Self, Vec<Refusal>> {
+        let mut check = Check::new(&message.name);
+        let id = check.name(&message.name).map(|name| name.id().to_owned());
+        let algorithm = algorithm(message.algorithm);
+        check.unless(
+            algorithm.is_some(),
+            "algorithm",
+            format_args!(
+                "{} is none of 0, 1, 2, 3, 4, 6, 8, 9, 10, 11",
+                message.algorithm
+            ),
+        );
+        let selector = message.selector.as_ref().map(|selector| {
+            if !selector.cell.is_empty()
+                && let Err(error) = check_id(&selector.cell)
+            {
+                check.refuse("selector.cell", error);
+            }
+            check_tags(&mut check, "selector.tags", &selector.tags);
+            Selector {
+                kind: member_kind(selector.kind()),
+                cell: some(&selector.cell),
+                tags: selector.tags.clone(),
+            }
+        });
+        let ms = Duration::from_millis;
+        let first_response = check.duration(
+            "first_response",
+            message.first_response.as_ref(),
+            ms(2_000),
+            (ms(100), ms(32_000)),
+        );
+        let detect_within = check.duration(
+            "detect_within",
+            message.detect_within.as_ref(),
+            ms(200),
+            (ms(200), ms(60_000)),
+        );
+        let probe_interval = check.duration(
+            "probe_interval",
+            message.probe_interval.as_ref(),
+            ms(1_000),
+            (ms(100), ms(600_000)),
+        );
+        let failures_to_inactive = check.range(
+            "failures_to_inactive",
+            message.failures_to_inactive.unwrap_or(1),
+            1,
+            100,
+        );
+        let successes_to_active = check.range(
+            "successes_to_active",
+            message.successes_to_active.unwrap_or(2),
+            1,
+            100,
+        );
+        let set = || {
+            Some(Self {
+                id: id?,
+                algorithm: algorithm?,
+                selector,
+                first_response,
+                detect_within,
+                probe_interval,
+                failures_to_inactive,
+                successes_to_active,
+            })
+        };
+        check.finish(set())
+    }
+}
+
+impl TryFrom<&v1::Destination> for Destination {
+    type Error = Vec<Refusal>;
+
+    fn try_from(message: &v1::Destination) -> Result<Self, Vec<Refusal>> {
+        let mut check = Check::new(&message.name);
+        let name = match check.name(&message.name) {
+            Some(Name::Destination { set, id }) => Some((set, id)),
+            Some(Name::Member(_) | Name::Route(_) | Name::Set(_)) => {
+                check.refuse("name", "must be sets/SET/destinations/ID");
+                None
+            }
+            None => None,
+        };
+        check.uri("uri", &message.uri);
+        let weight = check.range("weight", message.weight.unwrap_or(1), 0, 1000);
+        let desired_state = match message.desired_state() {
+            v1::DestinationState::Unspecified | v1::DestinationState::Active => {
+                DestinationState::Active
+            }
+            v1::DestinationState::Draining => DestinationState::Draining,
+            v1::DestinationState::Disabled => DestinationState::Disabled,
+        };
+        let destination = name.map(|(set, id)| Self {
+            set,
+            id,
+            uri: message.uri.clone(),
+            priority: message.priority,
+            weight,
+            probing: message.probing,
+            desired_state,
+        });
+        check.finish(destination)
+    }
+}
+
+impl TryFrom<&v1::Route> for Route {
+    type Error = Vec<Refusal>;
+
+    fn try_from(message: &v1::Route) -> Result<Self, Vec<Refusal>> {
+        let mut check = Check::new(&message.name);
+        let id = check.name(&message.name).map(|name| name.id().to_owned());
+        let matches = message
+            .r#match
+            .as_ref()
+            .map(|matches| route_match(&mut check, matches))
+            .unwrap_or_default();
+        check.unless(
+            !message.results.is_empty(),
+            "results",
+            "at least one result is required",
+        );
+        check.count("results", message.results.len(), ROUTE_RESULTS_MAX);
+        let results = message.results.iter().enumerate();
+        let results = results
+            .filter_map(|(i, result)| route_result(&mut check, i, result))
+            .collect();
+        let route = id.map(|id| Self {
+            id,
+            priority: message.priority,
+            matches,
+            results,
+        });
+        check.finish(route)
+    }
+}
+
+fn route_match(check: &mut Check, message: &v1::RouteMatch) -> RouteMatch {
+    check.text("match.domain", &message.domain);
+    check.text("match.called_prefix", &message.called_prefix);
+    check.text("match.calling_prefix", &message.calling_prefix);
+    let source = some(&message.source)
+        .and_then(|text| check.parse("match.source", &text, "an address or a network"));
+    RouteMatch {
+        domain: some(&message.domain.to_ascii_lowercase()),
+        called_prefix: message.called_prefix.clone(),
+        calling_prefix: message.calling_prefix.clone(),
+        source,
+    }
+}
+
+fn route_result(check: &mut Check, i: usize, message: &v1::RouteResult) -> Option<RouteResult> {
+    if !message.request_uri.is_empty() {
+        check.uri(&format!("results[{i}].request_uri"), &message.request_uri);
+    }
+    check.count(
+        &format!("results[{i}].headers"),
+        message.headers.len(),
+        ROUTE_HEADERS_MAX,
+    );
+    for (n, header) in message.headers.iter().enumerate() {
+        let field = format!("results[{i}].headers[{n}]");
+        check.unless(
+            is_token(&header.name),
+            &field,
+            format_args!("{:?} is not a header name", header.name),
+        );
+        check.text(&field, &header.value);
+    }
+    let next_hop = match &message.next_hop {
+        Some(route_result::NextHop::Set(name)) => match name.parse() {
+            Ok(Name::Set(id)) => NextHop::Set(id),
+            Ok(Name::Member(_) | Name::Route(_) | Name::Destination { .. }) | Err(_) => {
+                check.refuse(
+                    format!("results[{i}].set"),
+                    format_args!("{name:?} is not of the form sets/ID"),
+                );
+                return None;
+            }
+        },
+        Some(route_result::NextHop::Uri(uri)) => {
+            check.uri(&format!("results[{i}].uri"), uri);
+            NextHop::Uri(uri.clone())
+        }
+        None => {
+            check.refuse(format!("results[{i}]"), "either set or uri is required");
+            return None;
+        }
+    };
+    let headers = message
+        .headers
+        .iter()
+        .map(|header| (header.name.clone(), header.value.clone()))
+        .collect();
+    Some(RouteResult {
+        next_hop,
+        request_uri: some(&message.request_uri),
+        headers,
+    })
+}
+
+fn check_tags(check: &mut Check, field: &str, tags: &[String]) {
+    check.count(field, tags.len(), TAGS_MAX);
+    for tag in tags {
+        if let Err(error) = check_id(tag) {
+            check.refuse(field, format_args!("{tag:?}: {error}"));
+        }
+    }
+}
+
+fn member_kind(kind: v1::MemberKind) -> Option<MemberKind> {
+    match kind {
+        v1::MemberKind::Unspecified => None,
+        v1::MemberKind::Sbc => Some(MemberKind::Sbc),
+        v1::MemberKind::Router => Some(MemberKind::Router),
+        v1::MemberKind::StockRouter => Some(MemberKind::StockRouter),
+    }
+}
+
+impl From<MemberKind> for v1::MemberKind {
+    fn from(kind: MemberKind) -> Self {
+        match kind {
+            MemberKind::Sbc => Self::Sbc,
+            MemberKind::Router => Self::Router,
+            MemberKind::StockRouter => Self::StockRouter,
+        }
+    }
+}
+
+fn algorithm(number: u32) -> Option<Algorithm> {
+    Some(match number {
+        0 => Algorithm::CallId,
+        1 => Algorithm::From,
+        2 => Algorithm::To,
+        3 => Algorithm::RequestUri,
+        4 => Algorithm::RoundRobin,
+        6 => Algorithm::Random,
+        8 => Algorithm::Priority,
+        9 => Algorithm::Weight,
+        10 => Algorithm::CallLoad,
+        11 => Algorithm::RelativeWeight,
+        _ => return None,
+    })
+}
+
+impl FromStr for Network {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(drop)?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let prefix_bits = bits.map_or(Ok(width), |bits| bits.parse().map_err(drop))?;
+        if prefix_bits > width {
+            Err(())
+        } else {
+            Ok(Self {
+                address,
+                prefix_bits,
+            })
+        }
+    }
+}
+
+/// Checks what every user of a URI relies on: the scheme, a host, and a port if there is one.
+fn check_sip_uri(uri: &str) -> Result<(), &'static str> {
+    let scheme_and_rest = uri.split_once(':').ok_or("has no scheme")?;
+    let rest = match scheme_and_rest {
+        (scheme, rest)
+            if scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips") =>
+        {
+            rest
+        }
+        _ => return Err("is not a sip or sips URI"),
+    };
+    if !uri.bytes().all(|byte| byte.is_ascii_graphic()) || uri.contains(['<', '>', '"']) {
+        return Err("contains characters that no URI has");
+    }
+    // No @ may follow the host unescaped, and a user part may have semicolons: RFC 3261 section 25.1.
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    let host_port = rest.split(['?', ';']).next().unwrap_or_default();
+    let (host, port) = match host_port.strip_prefix('[') {
+        Some(inner) => {
+            let (address, port) = inner.split_once(']').ok_or("has an unclosed bracket")?;
+            address
+                .parse::<std::net::Ipv6Addr>()
+                .map_err(|_| "has no IPv6 address in its brackets")?;
+            (
+                address,
+                port.strip_prefix(':').or((!port.is_empty()).then_some("")),
+            )
+        }
+        None => host_port
+            .split_once(':')
+            .map_or((host_port, None), |(host, port)| (host, Some(port))),
+    };
+    let numeric = host.parse::<Ipv4Addr>().is_ok() || host_port.starts_with('[');
+    let name = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if !numeric && !host.strip_suffix('.').unwrap_or(host).split('.').all(name) {
+        return Err("has no valid host");
+    }
+    match port.map(str::parse::<u16>) {
+        None => Ok(()),
+        Some(Ok(port)) if port != 0 => Ok(()),
+        Some(Ok(_) | Err(_)) => Err("has no valid port"),
+    }
+}
+
+/// RFC 3261 section 25.1.
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&b))
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sip_uris_are_told_from_other_text() {
+        for good in [
+            "sip:192.0.2.1",
+            "sip:192.0.2.1:5060",
+            "sips:pbx.example.com",
+            "sip:alice@pbx.example.com:5070;transport=udp",
+            "sip:[2001:db8::1]:5060",
+            "SIP:a.b.",
+            "sip:1000;phone-context=x@host",
+        ] {
+            assert_eq!(check_sip_uri(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "192.0.2.1",
+            "tel:+123",
+            "sip:",
+            "sip:a:0",
+            "sip:a:99999",
+            "sip:a:",
+            "sip:[::1",
+            "sip:[x]",
+            "sip:[::1]x",
+            "sip:a b",
+            "sip:a\r\nX: y",
+            "sip:<a>",
+            "sip:a..b",
+        ] {
+            assert!(check_sip_uri(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn all_mistakes_of_a_member_are_said_at_once() {
+        let member = v1::Member {
+            name: "members/A".into(),
+            address: "localhost".into(),
+            sip: vec![v1::SipEndpoint {
+                side: 0,
+                address: "192.0.2.1".into(),
+            }],
+            dmq_port: 70_000,
+            cell: "-".into(),
+            ..Default::default()
+        };
+        let fields: Vec<_> = Member::try_from(&member)
+            .unwrap_err()
+            .into_iter()
+            .map(|r| r.field)
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "name",
+                "kind",
+                "address",
+                "sip[0].address",
+                "dmq_port",
+                "cell"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unset_set_has_the_documented_defaults() {
+        let set = v1::DestinationSet {
+            name: "sets/1".into(),
+            ..Default::default()
+        };
+        let set = DestinationSet::try_from(&set).unwrap();
+        assert_eq!(
+            (set.algorithm, set.first_response),
+            (Algorithm::CallId, Duration::from_secs(2))
+        );
+        assert_eq!((set.failures_to_inactive, set.successes_to_active), (1, 2));
+    }
+
+    #[test]
+    fn unknown_algorithms_and_times_out_of_range_are_refused() {
+        let set = v1::DestinationSet {
+            name: "sets/1".into(),
+            algorithm: 5,
+            detect_within: Some(prost_types::Duration {
+                seconds: 0,
+                nanos: 1_000_000,
+            }),
+            probe_interval: Some(prost_types::Duration {
+                seconds: -1,
+                nanos: 0,
+            }),
+            failures_to_inactive: Some(0),
+            ..Default::default()
+        };
+        let fields: Vec<_> = DestinationSet::try_from(&set)
+            .unwrap_err()
+            .into_iter()
+            .map(|r| r.field)
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "algorithm",
+                "detect_within",
+                "probe_interval",
+                "failures_to_inactive"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_network_knows_its_addresses() {
+        let network: Network = "192.0.2.0/24".parse().unwrap();
+        assert!(network.contains("192.0.2.255".parse().unwrap()));
+        assert!(!network.contains("192.0.3.0".parse().unwrap()));
+        assert!(!network.contains("::1".parse().unwrap()));
+        assert!(
+            "0.0.0.0/0"
+                .parse::<Network>()
+                .unwrap()
+                .contains("8.8.8.8".parse().unwrap())
+        );
+        assert!("192.0.2.0/33".parse::<Network>().is_err());
+        assert!(
+            "::/0"
+                .parse::<Network>()
+                .unwrap()
+                .contains("::1".parse().unwrap())
+        );
+    }
+}

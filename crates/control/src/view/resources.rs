@@ -1,0 +1,299 @@
+//! The view as messages: what registry and node each hold, compare by checksum and turn into a
+//! [`View`]. Both ends use this one type, so that they cannot disagree about what a change does.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher24;
+
+use super::{
+    CLUSTER_KEY_BYTES, Destination, DestinationSet, Member, NextHop, Refusal, Route, View,
+};
+use crate::name::Name;
+use crate::registry::v1::resource::Resource as Kind;
+use crate::registry::v1::{Position, Resource};
+
+/// Every resource of a view by its name, and where the view stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources {
+    /// The registry's counter of changes; 0 for none.
+    pub generation: u64,
+    /// The secret that ranking and tags are keyed with.
+    pub cluster_key: [u8; CLUSTER_KEY_BYTES],
+    /// The resources.
+    pub by_name: BTreeMap<Name, Resource>,
+}
+
+impl Resources {
+    /// Returns where the view stands.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position {
+            generation: self.generation,
+            checksum: self.checksum(),
+        }
+    }
+
+    /// Returns the checksum over name, etag, incarnation and liveness of every resource.
+    ///
+    /// SipHash-2-4 with a zero key; see `Position` in `config.proto`. An etag is made of generation
+    /// and content, so a node need not know every field to know that it has the same resource.
+    #[must_use]
+    pub fn checksum(&self) -> u64 {
+        let mut hasher = SipHasher24::new();
+        for (name, resource) in &self.by_name {
+            hasher.write(name.to_string().as_bytes());
+            hasher.write_u8(0);
+            hasher.write(etag_of(resource).as_bytes());
+            hasher.write_u8(0);
+            if let Some(Kind::Member(member)) = &resource.resource {
+                hasher.write(&member.incarnation.to_le_bytes());
+                hasher.write(&member.liveness.to_le_bytes());
+            }
+        }
+        hasher.finish()
+    }
+
+    /// Puts a resource in, over the one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// A refusal when it has no kind that is known here, or no good name.
+    pub fn insert(&mut self, resource: Resource) -> Result<(), Refusal> {
+        let text = name_of(&resource);
+        let refusal = |reason: String| Refusal {
+            resource: text.to_owned(),
+            field: "name".into(),
+            reason,
+        };
+        let name: Name = text
+            .parse()
+            .map_err(|error: crate::name::NameError| refusal(error.to_string()))?;
+        self.by_name.insert(name, resource);
+        Ok(())
+    }
+
+    /// Turns the messages into plain types and checks all of them and what they refer to.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why the view is refused.
+    pub fn to_view(&self) -> Result<View, Vec<Refusal>> {
+        let mut refusals = Vec::new();
+        let mut view = View {
+            generation: self.generation,
+            checksum: self.checksum(),
+            cluster_key: self.cluster_key,
+            ..View::default()
+        };
+        // The names are in order, so the lists come out sorted.
+        for resource in self.by_name.values() {
+            let converted = match &resource.resource {
+                Some(Kind::Member(member)) => {
+                    Member::try_from(member).map(|member| view.members.push(member))
+                }
+                Some(Kind::DestinationSet(set)) => {
+                    DestinationSet::try_from(set).map(|set| view.sets.push(set))
+                }
+                Some(Kind::Destination(destination)) => Destination::try_from(destination)
+                    .map(|destination| view.destinations.push(destination)),
+                Some(Kind::Route(route)) => {
+                    Route::try_from(route).map(|route| view.routes.push(route))
+                }
+                None => Ok(()),
+            };
+            refusals.extend(converted.err().into_iter().flatten());
+        }
+        refusals.extend(self.missing_references(&view));
+        if refusals.is_empty() {
+            Ok(view)
+        } else {
+            Err(refusals)
+        }
+    }
+
+    fn missing_references(&self, view: &View) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
+        let mut require = |set: &str, resource: Name, field: String| {
+            if !self.by_name.contains_key(&Name::Set(set.to_owned())) {
+                let reason = format!("sets/{set} does not exist");
+                refusals.push(Refusal {
+                    resource: resource.to_string(),
+                    field,
+                    reason,
+                });
+            }
+        };
+        for Destination { set, id, .. } in &view.destinations {
+            require(
+                set,
+                Name::Destination {
+                    set: set.clone(),
+                    id: id.clone(),
+                },
+                "name".into(),
+            );
+        }
+        for route in &view.routes {
+            for (i, result) in route.results.iter().enumerate() {
+                if let NextHop::Set(set) = &result.next_hop {
+                    require(
+                        set,
+                        Name::Route(route.id.clone()),
+                        format!("results[{i}].set"),
+                    );
+                }
+            }
+        }
+        refusals
+    }
+}
+
+/// Returns the name of a resource; empty when it is of no kind known here.
+#[must_use]
+pub fn name_of(resource: &Resource) -> &str {
+    match &resource.resource {
+        Some(Kind::Member(member)) => &member.name,
+        Some(Kind::DestinationSet(set)) => &set.name,
+        Some(Kind::Destination(destination)) => &destination.name,
+        Some(Kind::Route(route)) => &route.name,
+        None => "",
+    }
+}
+
+/// Returns the etag of a resource; empty when it is of no kind known here.
+#[must_use]
+pub fn etag_of(resource: &Resource) -> &str {
+    match &resource.resource {
+        Some(Kind::Member(member)) => &member.etag,
+        Some(Kind::DestinationSet(set)) => &set.etag,
+        Some(Kind::Destination(destination)) => &destination.etag,
+        Some(Kind::Route(route)) => &route.etag,
+        None => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::v1;
+    use crate::view::{DestinationState, MemberKind};
+
+    fn resources(kinds: impl IntoIterator<Item = Kind>) -> Resources {
+        let mut resources = Resources {
+            generation: 1,
+            ..Resources::default()
+        };
+        for kind in kinds {
+            resources
+                .insert(Resource {
+                    resource: Some(kind),
+                })
+                .unwrap();
+        }
+        resources
+    }
+
+    fn router(id: &str, port: u16) -> v1::Member {
+        v1::Member {
+            name: format!("members/{id}"),
+            kind: v1::MemberKind::Router.into(),
+            address: "127.0.0.2".into(),
+            sip: vec![v1::SipEndpoint {
+                side: 0,
+                address: format!("127.0.0.2:{port}"),
+            }],
+            ..Default::default()
+        }
+    }
+
+    fn set(id: &str) -> v1::DestinationSet {
+        let selector = v1::MemberSelector {
+            kind: MemberKind::Router.into_wire(),
+            ..Default::default()
+        };
+        v1::DestinationSet {
+            name: format!("sets/{id}"),
+            selector: Some(selector),
+            ..Default::default()
+        }
+    }
+
+    impl MemberKind {
+        fn into_wire(self) -> i32 {
+            v1::MemberKind::from(self).into()
+        }
+    }
+
+    #[test]
+    fn a_set_holds_selected_members_and_listed_destinations() {
+        let mut draining = router("b", 5061);
+        draining.desired_state = v1::MemberState::Draining.into();
+        let listed = v1::Destination {
+            name: "sets/1/destinations/a".into(),
+            uri: "sip:192.0.2.1".into(),
+            weight: Some(5),
+            ..Default::default()
+        };
+        let resources = resources([
+            Kind::Member(draining),
+            Kind::Member(router("a", 5060)),
+            Kind::DestinationSet(set("1")),
+            Kind::Destination(listed),
+        ]);
+        let view = resources.to_view().unwrap();
+        let found = view.destinations_of("1");
+        let found: Vec<_> = found
+            .iter()
+            .map(|d| (d.id.as_str(), d.uri.as_str(), d.desired_state))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("a", "sip:192.0.2.1", DestinationState::Active),
+                ("b", "sip:127.0.0.2:5061", DestinationState::Draining),
+            ]
+        );
+        assert_eq!(view.member("b").map(|member| member.id.as_str()), Some("b"));
+    }
+
+    #[test]
+    fn a_reference_to_a_missing_set_is_refused() {
+        let destination = v1::Destination {
+            name: "sets/2/destinations/a".into(),
+            uri: "sip:a".into(),
+            ..Default::default()
+        };
+        let next_hop = Some(v1::route_result::NextHop::Set("sets/3".into()));
+        let route = v1::Route {
+            name: "routes/r".into(),
+            results: vec![v1::RouteResult {
+                next_hop,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let refusals = resources([Kind::Destination(destination), Kind::Route(route)])
+            .to_view()
+            .unwrap_err();
+        let said: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "sets/2/destinations/a: name: sets/2 does not exist",
+                "routes/r: results[0].set: sets/3 does not exist",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_checksum_sees_etags_and_liveness() {
+        let mut member = router("a", 5060);
+        let before = resources([Kind::Member(member.clone())]).checksum();
+        member.liveness = v1::Liveness::Gone.into();
+        let gone = resources([Kind::Member(member.clone())]).checksum();
+        member.etag = "7-x".into();
+        let edited = resources([Kind::Member(member)]).checksum();
+        assert!(before != gone && gone != edited);
+    }
+}
