@@ -223,10 +223,9 @@ impl Index {
 
     /// Indexes the header whose line, folds included, is `start..end`.
     fn header(&mut self, bytes: &[u8], start: usize, end: usize) {
-        let mut name_end = start;
-        while is_token_byte(bytes[name_end]) {
-            name_end += 1;
-        }
+        let line = &bytes[start..end];
+        let name = line.iter().position(|byte| !is_token_byte(*byte));
+        let mut name_end = start + name.unwrap_or(0);
         let mut colon = name_end;
         while matches!(bytes[colon], b' ' | b'\t') {
             colon += 1;

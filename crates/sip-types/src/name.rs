@@ -142,7 +142,7 @@ impl HeaderName {
         let mut at = CHAINS.0[bucket(bytes.len(), *letter)];
         while at != NONE {
             let (text, name) = SPELLINGS[usize::from(at)];
-            if text.as_bytes().eq_ignore_ascii_case(bytes) {
+            if text.as_bytes() == bytes || text.as_bytes().eq_ignore_ascii_case(bytes) {
                 return name;
             }
             at = CHAINS.1[usize::from(at)];

@@ -142,6 +142,11 @@ impl<'a> Uri<'a> {
 
 /// Splits `scheme:rest`.
 pub(crate) fn scheme(bytes: &[u8]) -> Result<(Scheme<'_>, &[u8]), UriError> {
+    if let [b's', b'i', b'p', b':', rest @ ..] = bytes
+        && !rest.is_empty()
+    {
+        return Ok((Scheme::Sip, rest));
+    }
     let colon = memchr::memchr(b':', bytes).ok_or(UriError::Scheme)?;
     let (scheme, rest) = (&bytes[..colon], &bytes[colon + 1..]);
     let known = if scheme.eq_ignore_ascii_case(b"sip") {
