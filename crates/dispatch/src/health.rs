@@ -55,6 +55,11 @@ impl Default for HealthConfig {
 }
 
 impl HealthConfig {
+    fn bounded(mut self) -> Self {
+        self.detect_within = self.detect_within.max(VERDICT_SLACK * 4);
+        self
+    }
+
     /// The time from the first message owed to the verdict.
     pub(crate) fn verdict_after(&self) -> Duration {
         self.detect_within - VERDICT_SLACK
@@ -170,15 +175,19 @@ pub struct Health {
 impl Health {
     /// Creates a judge that knows no destination.
     #[must_use]
-    pub fn new(mut config: HealthConfig) -> Self {
-        config.detect_within = config.detect_within.max(VERDICT_SLACK * 4);
+    pub fn new(config: HealthConfig) -> Self {
         Self {
-            config,
+            config: config.bounded(),
             destinations: BTreeMap::new(),
             addresses: BTreeMap::new(),
             next_seq: 1,
             news: false,
         }
+    }
+
+    /// Judges by other settings from now on.
+    pub fn set_config(&mut self, config: HealthConfig) {
+        self.config = config.bounded();
     }
 
     /// Takes the list of all destinations: new ones are added, missing ones forgotten, and what is

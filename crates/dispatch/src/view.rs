@@ -233,28 +233,27 @@ impl SetView {
         ranking
     }
 
-    /// Returns who serves the dialogs of `dead` for this Call-ID: the next active destination of
-    /// its cell in the ranking of the Call-ID, whatever the algorithm of the set.
+    /// Returns who serves the dialogs of a dead router of `cell` for this Call-ID: the next active
+    /// destination of that cell in the ranking of the Call-ID, whatever the algorithm of the set;
+    /// of another cell when that one has nobody left.
     ///
     /// Computed from those that live now, so it is as good for the n-th death as for the first. One
-    /// that takes new calls is preferred to one that drains. `None` when the cell has nobody left,
-    /// or `dead` is not in the set (see [`Self::heir_in_cell`]).
+    /// that takes new calls is preferred to one that drains; `excluded` are never chosen.
     #[must_use]
-    pub fn heir(&self, call_id: &[u8], dead: &str) -> Option<DestinationIndex> {
-        let cell = self.member(self.by_id(dead)?).cell.clone();
-        self.heir_in_cell(call_id, &cell, dead)
-    }
-
-    /// Does what [`Self::heir`] does for a router that is no longer in the set, but whose cell is
-    /// known.
-    #[must_use]
-    pub fn heir_in_cell(&self, call_id: &[u8], cell: &str, dead: &str) -> Option<DestinationIndex> {
+    pub fn heir(
+        &self,
+        call_id: &[u8],
+        cell: &str,
+        excluded: &[SocketAddr],
+    ) -> Option<DestinationIndex> {
         (0..)
             .map(DestinationIndex)
             .zip(&self.entries)
-            .filter(|(_, entry)| entry.is_alive())
-            .filter(|(_, entry)| *entry.member.cell == *cell && *entry.member.id != *dead)
-            .max_by_key(|(_, entry)| (entry.accepting_new, self.score(call_id, entry)))
+            .filter(|(_, entry)| entry.is_alive() && !excluded.contains(&entry.member.address))
+            .max_by_key(|(_, entry)| {
+                let at_home = *entry.member.cell == *cell;
+                (at_home, entry.accepting_new, self.score(call_id, entry))
+            })
             .map(|(index, _)| index)
     }
 

@@ -1088,7 +1088,7 @@ impl<C, B> Proxy<C, B> {
 }
 
 /// Returns where responses to a request go: RFC 3261 section 18.2.2, RFC 3581 section 4.
-fn response_address(message: &Message<'_>, source: SocketAddr) -> SocketAddr {
+pub(crate) fn response_address(message: &Message<'_>, source: SocketAddr) -> SocketAddr {
     let Some(via) = message.top_via() else {
         return source;
     };

@@ -1,1 +1,15 @@
-//! See ARCHITECTURE.md.
+//! The router: decides where calls go and sends them back through the SBC they came from.
+//!
+//! [`Shard`] and [`Node`] are sans-IO; worker threads and the simulator drive both through
+//! [`element::Sharded`]. `routes/` reads like the configuration of a Kamailio router.
+
+mod decision;
+mod node;
+mod routes;
+mod shard;
+mod view;
+
+pub use decision::{Hop, Rules};
+pub use node::Node;
+pub use shard::{Counters, Shard};
+pub use view::View;

@@ -1,1 +1,19 @@
-//! See ARCHITECTURE.md.
+//! The SBC: faces carriers and IPBXs, gives every request to a router, and loses no call when one dies.
+//!
+//! [`Shard`] and [`Node`] are sans-IO; worker threads and the simulator drive both through
+//! [`element::Sharded`]. `routes/` reads like the configuration of a Kamailio SBC.
+
+mod counters;
+mod headers;
+mod node;
+mod pass;
+mod routes;
+mod shard;
+mod signs;
+mod view;
+
+pub use counters::Counters;
+pub use node::{ADDRESSES_MAX, Change, FIRST_SET, Node};
+pub use shard::{FAILOVER_BURST, FAILOVER_PAUSE, Notice, Shard};
+pub use signs::Signs;
+pub use view::{Addresses, Owner, View};

@@ -1,0 +1,254 @@
+//! The route decision: rules by priority, each with the places to try one after the other.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use control::view::{self as registry, NextHop, RouteMatch};
+use sip_types::{Message, Uri};
+
+/// One place to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Goes into `X-Destination-URI`.
+    pub uri: Box<str>,
+    /// The new Request-URI; as it came when absent.
+    pub request_uri: Option<Box<str>>,
+    /// Headers to add.
+    pub headers: Arc<[(String, String)]>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Hop(Hop),
+    Set {
+        id: String,
+        request_uri: Option<Box<str>>,
+        headers: Arc<[(String, String)]>,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    matches: RouteMatch,
+    steps: Vec<Step>,
+    /// The hops, when none of the steps depends on the call.
+    fixed: Option<Arc<[Hop]>>,
+}
+
+/// The rules in force, the first to ask first.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+impl Rules {
+    /// Takes the registry's routes: the highest priority first, equal ones in the order of their ids.
+    #[must_use]
+    pub fn new(routes: &[registry::Route]) -> Self {
+        let mut routes: Vec<_> = routes.iter().collect();
+        routes.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(&b.id)));
+        Self {
+            rules: routes.into_iter().map(Rule::new).collect(),
+        }
+    }
+
+    /// Returns where a request goes: the places to try, in order. `None` when no rule applies; empty
+    /// when the one that applies has no place left.
+    #[must_use]
+    pub fn decide(
+        &self,
+        sets: &dispatch::View,
+        first_sender: IpAddr,
+        request: &Message<'_>,
+    ) -> Option<Arc<[Hop]>> {
+        let uri = Uri::parse(request.request_uri()).ok();
+        let from = request.from();
+        let calling = from.as_ref().and_then(|from| from.parsed_uri().ok());
+        let rule = self
+            .rules
+            .iter()
+            .find(|rule| rule.applies(uri.as_ref(), calling.as_ref(), first_sender))?;
+        if let Some(hops) = &rule.fixed {
+            return Some(hops.clone());
+        }
+        Some(
+            rule.steps
+                .iter()
+                .flat_map(|step| step.hops(sets, request.call_id()))
+                .collect(),
+        )
+    }
+}
+
+impl Rule {
+    fn new(route: &registry::Route) -> Self {
+        let steps: Vec<_> = route.results.iter().map(Step::new).collect();
+        let fixed = steps.iter().map(|step| match step {
+            Step::Hop(hop) => Some(hop.clone()),
+            Step::Set { .. } => None,
+        });
+        Self {
+            matches: route.matches.clone(),
+            fixed: fixed.collect(),
+            steps,
+        }
+    }
+
+    fn applies(
+        &self,
+        uri: Option<&Uri<'_>>,
+        calling: Option<&Uri<'_>>,
+        first_sender: IpAddr,
+    ) -> bool {
+        let wanted = &self.matches;
+        let user = |uri: Option<&Uri<'_>>| {
+            uri.and_then(|uri| uri.user.map(<[u8]>::to_vec))
+                .unwrap_or_default()
+        };
+        wanted.domain.as_ref().is_none_or(|domain| {
+            uri.is_some_and(|uri| uri.host.eq_ignore_ascii_case(domain.as_bytes()))
+        }) && (wanted.called_prefix.is_empty()
+            || user(uri).starts_with(wanted.called_prefix.as_bytes()))
+            && (wanted.calling_prefix.is_empty()
+                || user(calling).starts_with(wanted.calling_prefix.as_bytes()))
+            && wanted
+                .source
+                .is_none_or(|network| network.contains(first_sender))
+    }
+}
+
+impl Step {
+    fn new(result: &registry::RouteResult) -> Self {
+        let request_uri = result.request_uri.as_deref().map(Into::into);
+        let headers: Arc<[_]> = result.headers.clone().into();
+        match &result.next_hop {
+            NextHop::Uri(uri) => Self::Hop(Hop {
+                uri: uri.as_str().into(),
+                request_uri,
+                headers,
+            }),
+            NextHop::Set(id) => Self::Set {
+                id: id.clone(),
+                request_uri,
+                headers,
+            },
+        }
+    }
+
+    fn hops(&self, sets: &dispatch::View, call_id: &[u8]) -> Vec<Hop> {
+        match self {
+            Self::Hop(hop) => vec![hop.clone()],
+            Self::Set {
+                id,
+                request_uri,
+                headers,
+            } => {
+                let Some(set) = sets.set(id) else {
+                    return vec![];
+                };
+                let hop = |index| Hop {
+                    uri: format!("sip:{}", set.member(index).address).into(),
+                    request_uri: request_uri.clone(),
+                    headers: headers.clone(),
+                };
+                set.rank(call_id, 0).into_iter().map(hop).collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::view::{Network, Route, RouteResult};
+    use sip_types::Index;
+
+    fn route(id: &str, priority: i32, matches: RouteMatch, uri: &str) -> Route {
+        let result = RouteResult {
+            next_hop: NextHop::Uri(uri.into()),
+            request_uri: None,
+            headers: vec![],
+        };
+        Route {
+            id: id.into(),
+            priority,
+            matches,
+            results: vec![result],
+        }
+    }
+
+    fn decide(rules: &Rules, request_uri: &str, sender: &str) -> Option<String> {
+        let text = format!(
+            "INVITE {request_uri} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bK1\r\n\
+             From: <sip:+1514555@example.com>;tag=a\r\nTo: <sip:b@example.com>\r\nCall-ID: x\r\nCSeq: 1 INVITE\r\n\r\n"
+        );
+        let mut index = Index::new();
+        let message = Message::parse(text.as_bytes(), &mut index).unwrap();
+        let hops = rules.decide(
+            &dispatch::View::default(),
+            sender.parse().unwrap(),
+            &message,
+        )?;
+        Some(hops[0].uri.to_string())
+    }
+
+    #[test]
+    fn the_highest_priority_that_applies_decides() {
+        let source = Network {
+            address: "10.0.0.0".parse().unwrap(),
+            prefix_bits: 8,
+        };
+        let rules = Rules::new(&[
+            route("a", 1, RouteMatch::default(), "sip:last"),
+            route(
+                "b",
+                9,
+                RouteMatch {
+                    called_prefix: "44".into(),
+                    ..Default::default()
+                },
+                "sip:uk",
+            ),
+            route(
+                "c",
+                9,
+                RouteMatch {
+                    domain: Some("example.org".into()),
+                    ..Default::default()
+                },
+                "sip:org",
+            ),
+            route(
+                "d",
+                5,
+                RouteMatch {
+                    source: Some(source),
+                    ..Default::default()
+                },
+                "sip:ten",
+            ),
+            route(
+                "e",
+                3,
+                RouteMatch {
+                    calling_prefix: "+1".into(),
+                    ..Default::default()
+                },
+                "sip:us",
+            ),
+        ]);
+        let to = |uri, sender| decide(&rules, uri, sender).unwrap();
+        assert_eq!(
+            to("sip:4420@example.org", "127.0.0.1"),
+            "sip:uk",
+            "equal priorities: by id"
+        );
+        assert_eq!(to("sip:1@Example.ORG", "127.0.0.1"), "sip:org");
+        assert_eq!(to("sip:1@example.com", "10.1.2.3"), "sip:ten");
+        assert_eq!(to("sip:1@example.com", "127.0.0.1"), "sip:us");
+        assert_eq!(
+            decide(&Rules::default(), "sip:1@example.com", "127.0.0.1"),
+            None
+        );
+    }
+}

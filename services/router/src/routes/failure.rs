@@ -1,0 +1,56 @@
+//! The failure route: the next place of the route decision, on 408, 502, 503, 504 or silence.
+
+use std::time::Instant;
+
+use sip::{BranchId, ContextId};
+use sip_types::{Message, Splice};
+
+use crate::routes::relay::name_hop;
+use crate::shard::Shard;
+
+impl Shard {
+    /// Sends a request to the next place of its decision; tells whether there was one.
+    pub(crate) fn try_next_hop(&mut self, now: Instant, id: ContextId) -> bool {
+        let Some(context) = self.proxy.context(id) else {
+            return false;
+        };
+        let Some(target) = context.branches().last().map(|branch| branch.target) else {
+            return false;
+        };
+        let call = &context.data;
+        if call.cancelled || !context.is_pending() || call.at + 1 >= call.hops.len() {
+            return false;
+        }
+        let (hops, at) = (call.hops.clone(), call.at + 1);
+        let mut edit = |message: &Message<'_>, edits: &mut Splice| {
+            for (name, _) in hops[at - 1].headers.iter() {
+                if let Some(header) = message.header_other(name) {
+                    edits.remove_header(&header);
+                }
+            }
+            name_hop(edits, message, &hops[at]);
+        };
+        let sent = self
+            .proxy
+            .retry(now, id, target, (), Some(&mut edit))
+            .is_some();
+        if sent && let Some(call) = self.proxy.data_mut(id) {
+            call.at = at;
+            self.counters.next_hops += 1;
+        }
+        sent
+    }
+
+    /// Timer B or F: nobody answered.
+    pub(crate) fn timed_out(&mut self, now: Instant, branch: BranchId) {
+        let id = branch.context;
+        if self
+            .proxy
+            .context(id)
+            .is_some_and(|context| context.is_pending())
+            && !self.try_next_hop(now, id)
+        {
+            self.proxy.respond(now, id, 408, &[]);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Requests back to the SBC they came from, responses likewise.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use element::FlowId;
+use sip::transaction::ServerKey;
+use sip::{Answer, BranchId, Drop, Target};
+use sip_types::{HeaderName, Message, Method, Splice};
+
+use crate::decision::Hop;
+use crate::routes::request::{RETRY_AFTER, Request};
+use crate::shard::{Call, Shard};
+use crate::view::View;
+
+impl Shard {
+    /// Returns the SBC that a request came from: it goes back there, whichever SBC its Route names.
+    pub(crate) fn back(request: &Request<'_>) -> Target {
+        Target {
+            flow: request.flow,
+            destination: request.source,
+        }
+    }
+
+    pub(crate) fn relay_new(
+        &mut self,
+        now: Instant,
+        view: &View,
+        key: ServerKey,
+        request: &Request<'_>,
+        hops: Arc<[Hop]>,
+    ) {
+        let &Request {
+            flow,
+            source,
+            message,
+            loop_key,
+        } = request;
+        let own = view.own_routes(message);
+        if own > 0 {
+            self.edits.remove_leading(message, HeaderName::Route, own);
+        }
+        if message.method() != Method::Register
+            && let Some(listen) = view.listen.get(usize::from(flow.0))
+        {
+            let at = message.insertion_point(HeaderName::RecordRoute);
+            self.edits.insert_with(at, |out| {
+                write(out, format_args!("Record-Route: <sip:{listen};lr>\r\n"))
+            });
+        }
+        if let Some(hop) = hops.first() {
+            name_hop(&mut self.edits, message, hop);
+        }
+        let call = Call {
+            hops,
+            at: 0,
+            cancelled: false,
+        };
+        match self.proxy.open(now, key, flow, source, message, call) {
+            Some(id) => {
+                self.counters.calls += u64::from(message.method() == Method::Invite);
+                let target = Self::back(request);
+                self.proxy.forward(
+                    now,
+                    id,
+                    source,
+                    message,
+                    &mut self.edits,
+                    loop_key,
+                    target,
+                    (),
+                );
+            }
+            None => {
+                self.counters.calls_refused += 1;
+                self.proxy
+                    .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+            }
+        }
+        self.edits.clear();
+    }
+
+    pub(crate) fn handle_response(
+        &mut self,
+        now: Instant,
+        view: &View,
+        flow: FlowId,
+        source: SocketAddr,
+        message: &Message<'_>,
+    ) {
+        match self.proxy.handle_response(now, message) {
+            Answer::Delivered(delivered) => {
+                self.answered(now, delivered.branch, delivered.status, message)
+            }
+            Answer::Absorbed => {}
+            Answer::Stray if view.may_pass_statelessly(source, message) => {
+                if self.proxy.forward_response_stateless(flow, message) {
+                    self.counters.passed_statelessly += 1;
+                }
+            }
+            Answer::Stray => self.counters.drops.count(Drop::StrayResponse),
+        }
+    }
+
+    fn answered(&mut self, now: Instant, branch: BranchId, status: u16, message: &Message<'_>) {
+        if matches!(status, 408 | 502 | 503 | 504) && self.try_next_hop(now, branch.context) {
+            return;
+        }
+        self.dialogs.handle_response(now, message);
+        self.proxy
+            .forward_response(now, branch.context, message, &mut self.edits);
+        self.edits.clear();
+    }
+}
+
+/// Tells the SBC where to send a request, and changes what the rule says.
+pub(crate) fn name_hop(edits: &mut Splice, message: &Message<'_>, hop: &Hop) {
+    match message.header(HeaderName::XDestinationUri) {
+        Some(header) => edits.replace(header.value_range(), hop.uri.as_bytes()),
+        None => edits.insert_with(message.headers_end(), |out| {
+            write(out, format_args!("X-Destination-URI: {}\r\n", hop.uri));
+        }),
+    }
+    if let Some(uri) = &hop.request_uri {
+        edits.replace(message.request_uri_range(), uri.as_bytes());
+    }
+    for (name, value) in hop.headers.iter() {
+        edits.insert_with(message.headers_end(), |out| {
+            write(out, format_args!("{name}: {value}\r\n"))
+        });
+    }
+}
+
+fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    out.write_fmt(text)
+        .expect("writing into memory does not fail");
+}

@@ -1,0 +1,63 @@
+//! A request inside a dialog, along its route set: RFC 3261 section 16.4.
+//!
+//! Every router address of the cluster counts as own for Route, so that an heir serves the dialogs of
+//! the dead, and one it has never seen just as well.
+
+use std::time::Instant;
+
+use sip::transaction::ServerKey;
+use sip_types::{HeaderName, Method};
+
+use crate::routes::request::{RETRY_AFTER, Request};
+use crate::shard::{Call, Shard};
+use crate::view::View;
+
+impl Shard {
+    pub(crate) fn within_dialog(
+        &mut self,
+        now: Instant,
+        view: &View,
+        key: ServerKey,
+        request: &Request<'_>,
+    ) {
+        let &Request {
+            flow,
+            source,
+            message,
+            loop_key,
+        } = request;
+        let own = view.own_routes(message);
+        if own > 0 {
+            self.edits.remove_leading(message, HeaderName::Route, own);
+        }
+        let target = Self::back(request);
+        if message.method() == Method::Ack {
+            self.proxy
+                .forward_stateless(source, message, &mut self.edits, target);
+            return self.edits.clear();
+        }
+        let call = Call {
+            hops: [].into(),
+            at: 0,
+            cancelled: false,
+        };
+        match self.proxy.open(now, key, flow, source, message, call) {
+            Some(id) => {
+                self.proxy.forward(
+                    now,
+                    id,
+                    source,
+                    message,
+                    &mut self.edits,
+                    loop_key,
+                    target,
+                    (),
+                );
+            }
+            None => self
+                .proxy
+                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]),
+        }
+        self.edits.clear();
+    }
+}

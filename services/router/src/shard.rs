@@ -1,0 +1,176 @@
+//! The calls of one shard of a router: transactions and dialogs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use element::{FlowId, Outbox};
+use sip::{DialogConfig, Dialogs, Drops, Event, Proxy, ProxyConfig};
+use sip_types::{Message, ParseError, Splice};
+
+use crate::decision::Hop;
+use crate::view::View;
+
+/// What a router keeps with each request: where else it may go.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// The places of the route decision; empty inside a dialog.
+    pub(crate) hops: Arc<[Hop]>,
+    /// Which of them is being tried.
+    pub(crate) at: usize,
+    /// It was cancelled: no further place.
+    pub(crate) cancelled: bool,
+}
+
+/// What a shard of a router counts.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Messages that were not forwarded, by reason.
+    pub drops: Drops,
+    /// INVITEs that opened a call.
+    pub calls: u64,
+    /// New requests answered with 503.
+    pub calls_refused: u64,
+    /// Requests that went on to a further place.
+    pub next_hops: u64,
+    /// Responses forwarded without a transaction: they were a dead router's.
+    pub passed_statelessly: u64,
+}
+
+impl Counters {
+    /// Adds another shard's.
+    pub fn add(&mut self, other: &Self) {
+        self.drops.add(&other.drops);
+        self.calls += other.calls;
+        self.calls_refused += other.calls_refused;
+        self.next_hops += other.next_hops;
+        self.passed_statelessly += other.passed_statelessly;
+    }
+}
+
+/// One shard of a router. Worker threads and the simulator drive it through [`element::Sharded`].
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) proxy: Proxy<Call, ()>,
+    pub(crate) dialogs: Dialogs,
+    pub(crate) counters: Counters,
+    /// Edits of the message at hand: empty between messages.
+    pub(crate) edits: Splice,
+}
+
+impl Shard {
+    /// Creates an empty shard; `seed` feeds everything random in it.
+    #[must_use]
+    pub fn new(proxy: ProxyConfig, dialogs: DialogConfig, seed: u64) -> Self {
+        let proxy = Proxy::new(proxy, seed);
+        let dialogs = Dialogs::new(dialogs, *proxy.hash_key());
+        Self {
+            proxy,
+            dialogs,
+            counters: Counters::default(),
+            edits: Splice::new(),
+        }
+    }
+
+    /// Returns how many dialogs it knows.
+    #[must_use]
+    pub fn dialogs(&self) -> usize {
+        self.dialogs.len()
+    }
+
+    /// Returns how many response contexts are alive.
+    #[must_use]
+    pub fn contexts(&self) -> usize {
+        self.proxy.len()
+    }
+
+    /// Tells whether a request still waits for its final response: a router that drains waits for it.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.proxy
+            .contexts()
+            .any(|(_, context)| context.is_pending())
+    }
+
+    /// Returns what it has counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Returns what its proxy core has counted.
+    #[must_use]
+    pub fn proxy_counters(&self) -> sip::ProxyCounters {
+        self.proxy.counters()
+    }
+
+    fn run_events(&mut self, now: Instant) {
+        while let Some(event) = self.proxy.poll_event() {
+            match event {
+                Event::TimedOut(branch) => self.timed_out(now, branch),
+                // Cancelled by the proxy core; its 487 ends it.
+                Event::RangTooLong(_) | Event::Silent(_) => {}
+            }
+        }
+    }
+}
+
+impl element::Shard for Shard {
+    type View = View;
+    type Notice = ();
+    type Outcomes = ();
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        view: &View,
+        flow: FlowId,
+        source: SocketAddr,
+        message: &Message<'_>,
+    ) {
+        if !view.allows(source) {
+            return self.counters.drops.count(sip::Drop::NotAllowed);
+        }
+        if message.is_request() {
+            self.handle_request(now, view, flow, source, message);
+        } else {
+            self.handle_response(now, view, flow, source, message);
+        }
+        self.run_events(now);
+    }
+
+    fn handle_unparsable(
+        &mut self,
+        _now: Instant,
+        _view: &View,
+        _flow: FlowId,
+        _source: SocketAddr,
+        _bytes: &[u8],
+        error: &ParseError,
+    ) {
+        self.counters.drops.count_unparsable(error);
+    }
+
+    fn handle_notice(&mut self, _now: Instant, _view: &View, _notice: &()) {}
+
+    fn handle_timeout(&mut self, now: Instant, _view: &View) {
+        self.proxy.handle_timeout(now);
+        self.dialogs.handle_timeout(now);
+        self.run_events(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        [self.proxy.poll_timeout(), self.dialogs.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn outbox(&mut self) -> &mut Outbox {
+        self.proxy.outbox()
+    }
+
+    fn take_outcomes(&mut self, _into: &mut ()) -> bool {
+        false
+    }
+}

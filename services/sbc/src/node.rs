@@ -1,0 +1,349 @@
+//! What the whole SBC shares: who is alive, who is a member, what is configured. Sans-IO.
+//!
+//! It probes with OPTIONS, judges by [`dispatch::Health`], answers OPTIONS that are for the SBC
+//! itself, and publishes a [`View`] after each change.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use control::view::{self as registry, DestinationState, Network};
+use dispatch::{
+    Administrative, ClusterKey, DestinationConfig, DestinationSet, Health, HealthConfig,
+    HealthEvent, Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
+};
+use element::{FlowId, Outbox};
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+use sip::options;
+use sip_types::{Message, Uri};
+
+use crate::shard::Notice;
+use crate::signs::{Sign, Signs};
+use crate::view::{Addresses, Owner, View};
+
+/// Addresses that the cluster had and has, at most: the oldest are not kept beyond it.
+pub const ADDRESSES_MAX: usize = 4096;
+
+/// The set that requests from outside go to.
+pub const FIRST_SET: &str = "1";
+
+/// A change that an operator should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A router went from one state to another.
+    Destination(HealthEvent),
+    /// A part of the registry's view was not usable; the rest is in force.
+    Unusable(String),
+}
+
+/// The node of an SBC.
+#[derive(Debug)]
+pub struct Node {
+    health: Health,
+    sets: Option<Sets>,
+    view: View,
+    published: bool,
+    notices: VecDeque<Notice>,
+    changes: VecDeque<Change>,
+    outbox: Outbox,
+    rng: SmallRng,
+    tag: u64,
+}
+
+/// How many changes wait for somebody to read them; the oldest go first.
+const CHANGES_MAX: usize = 1024;
+
+impl Node {
+    /// Creates a node that listens on `listen` (outside, then inside if that is another address) and
+    /// takes SIP from `allow` besides its routers.
+    #[must_use]
+    pub fn new(listen: Arc<[SocketAddr]>, allow: Arc<[Network]>, seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let tag = rng.next_u64();
+        Self {
+            health: Health::new(HealthConfig::default()),
+            sets: None,
+            view: View::empty(listen, allow),
+            published: false,
+            notices: VecDeque::new(),
+            changes: VecDeque::new(),
+            outbox: Outbox::new(),
+            rng,
+            tag,
+        }
+    }
+
+    /// Returns the view as it is now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// Adds addresses that the cluster had before this process started.
+    pub fn remember(&mut self, past: Addresses) {
+        let mut addresses = past;
+        addresses.extend(
+            self.view
+                .addresses
+                .iter()
+                .map(|(address, owner)| (*address, owner.clone())),
+        );
+        self.view.addresses = Arc::new(addresses);
+        self.published = false;
+    }
+
+    /// Puts the registry's view in force.
+    pub fn configure(&mut self, now: Instant, config: &registry::View) {
+        let key = ClusterKey::new(config.cluster_key);
+        let mut destinations = Vec::new();
+        let mut members = Vec::new();
+        for destination in config.destinations_of(FIRST_SET) {
+            let Some(address) = Uri::parse(destination.uri.as_bytes())
+                .ok()
+                .and_then(|uri| uri.socket_addr(5060))
+            else {
+                self.note(Change::Unusable(format!(
+                    "destination {} has no numeric address: {}",
+                    destination.id, destination.uri
+                )));
+                continue;
+            };
+            let id: Arc<str> = destination.id.as_str().into();
+            let member = config.member(&destination.id);
+            let cell: Arc<str> = member.map_or("", |member| member.cell.as_str()).into();
+            destinations.push(DestinationConfig {
+                id: id.clone(),
+                address,
+                probing: destination.probing,
+                administrative: match destination.desired_state {
+                    DestinationState::Active => Administrative::Active,
+                    DestinationState::Draining => Administrative::Draining,
+                    DestinationState::Disabled => Administrative::Disabled,
+                },
+            });
+            members.push(Member {
+                id,
+                address,
+                weight: destination.weight,
+                priority: destination.priority,
+                cell,
+            });
+        }
+        if let Some(set) = config.set(FIRST_SET) {
+            self.view.first_response = set.first_response;
+            self.health.set_config(HealthConfig {
+                detect_within: set.detect_within,
+                probe_interval: set.probe_interval,
+                successes_to_active: set
+                    .successes_to_active
+                    .try_into()
+                    .unwrap_or(std::num::NonZeroU32::MIN),
+            });
+        }
+        if let Err(error) = self.health.configure(now, &destinations) {
+            return self.note(Change::Unusable(error.to_string()));
+        }
+        let algorithm = config.set(FIRST_SET).map_or(0, |set| set.algorithm as u32);
+        let set = dispatch::Algorithm::try_from(algorithm).map(|algorithm| DestinationSet {
+            id: FIRST_SET.into(),
+            algorithm,
+            members,
+        });
+        let sets = match set {
+            Ok(set) => Sets::new(key, vec![set]).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match sets {
+            Ok(sets) => self.sets = Some(sets),
+            Err(error) => self.note(Change::Unusable(error)),
+        }
+        self.note_addresses(config);
+        self.view.cluster_key = config.cluster_key;
+        for member in config
+            .members
+            .iter()
+            .filter(|member| member.kind.is_router() && member.incarnation > 0)
+        {
+            self.health
+                .handle_incarnation(now, &member.id, member.incarnation);
+        }
+        self.published = false;
+    }
+
+    fn note_addresses(&mut self, config: &registry::View) {
+        let mut addresses = (*self.view.addresses).clone();
+        let mut routers = Vec::new();
+        for member in &config.members {
+            let owner = if member.kind.is_router() {
+                Owner::Router {
+                    id: member.id.as_str().into(),
+                    cell: member.cell.as_str().into(),
+                }
+            } else {
+                Owner::Sbc
+            };
+            for endpoint in &member.sip {
+                if member.kind.is_router() {
+                    routers.push(endpoint.address);
+                }
+                if addresses.len() < ADDRESSES_MAX || addresses.contains_key(&endpoint.address) {
+                    addresses.insert(endpoint.address, owner.clone());
+                }
+            }
+        }
+        self.view.addresses = Arc::new(addresses);
+        self.view.members = routers.into();
+    }
+
+    /// Takes no new calls from now on, or takes them again.
+    pub fn drain(&mut self, draining: bool) {
+        self.view.draining = draining;
+        self.published = false;
+    }
+
+    /// Sets what the operator of this node wants of a destination; `None` is what the registry says.
+    ///
+    /// # Errors
+    /// When there is no such destination.
+    pub fn set_operator(
+        &mut self,
+        now: Instant,
+        destination: &str,
+        wanted: Option<Administrative>,
+    ) -> Result<(), UnknownDestination> {
+        self.health.set_operator(now, destination, wanted)
+    }
+
+    /// Returns what is known of each destination.
+    pub fn statuses(&self) -> impl Iterator<Item = Status> + '_ {
+        self.health.statuses()
+    }
+
+    /// Returns the next change worth telling.
+    pub fn poll_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
+    }
+
+    fn note(&mut self, change: Change) {
+        if self.changes.len() >= CHANGES_MAX {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(change);
+    }
+
+    /// Does what the judge asks for: probes, notices, a new view.
+    fn run_health(&mut self) {
+        while let Some(probe) = self.health.poll_probe() {
+            self.send_probe(&probe);
+        }
+        while let Some(event) = self.health.poll_event() {
+            if let HealthEvent::Lost { destination, .. } = &event
+                && let Some(status) = self.health.state(destination)
+            {
+                self.notices.push_back(Notice::RouterLost(status.address));
+            }
+            self.note(Change::Destination(event));
+            self.published = false;
+        }
+    }
+
+    fn send_probe(&mut self, probe: &Probe) {
+        let flow = self.view.inside;
+        let Some(&own) = self.view.listen.get(usize::from(flow.0)) else {
+            return;
+        };
+        let random = self.rng.next_u64();
+        let probe = options::Probe {
+            flow,
+            own,
+            to: probe.address,
+            seq: probe.seq.0,
+            random,
+            tag: self.tag,
+        };
+        options::send_probe(&mut self.outbox, &probe);
+    }
+}
+
+impl element::Node for Node {
+    type View = View;
+    type Notice = Notice;
+    type Outcomes = Signs;
+
+    fn claims(view: &View, message: &Message<'_>) -> bool {
+        options::is_for_node(&view.listen, message)
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        source: SocketAddr,
+        message: &Message<'_>,
+    ) {
+        if let Some(destination) = self.health.destination_at(source).cloned() {
+            self.health.handle_sign_of_life(now, &destination);
+            if let (Some(status), Some(cseq)) = (message.status(), message.cseq()) {
+                self.health
+                    .handle_probe_answer(now, &destination, ProbeSeq(cseq.number), status);
+            }
+        }
+        if message.is_request() && (self.view.is_router(source) || self.view.allows(source)) {
+            // 503: new calls find no place here.
+            let ready = !self.view.draining && self.view.has_router();
+            options::answer(&mut self.outbox, flow, source, message, ready, self.tag);
+        }
+        self.run_health();
+    }
+
+    fn handle_outcomes(&mut self, now: Instant, outcomes: &mut Signs) {
+        for (address, sign) in outcomes.drain() {
+            let Some(destination) = self.health.destination_at(address).cloned() else {
+                continue;
+            };
+            match sign {
+                Sign::Alive => self.health.handle_sign_of_life(now, &destination),
+                Sign::Owing => self.health.handle_owing(now, &destination),
+            }
+        }
+        self.run_health();
+    }
+
+    fn handle_unreachable(&mut self, now: Instant, _flow: FlowId, destination: SocketAddr) {
+        if let Some(destination) = self.health.destination_at(destination).cloned() {
+            self.health.handle_unreachable(now, &destination);
+        }
+        self.run_health();
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.health.handle_timeout(now);
+        self.run_health();
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.health.poll_timeout()
+    }
+
+    fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    fn poll_view(&mut self) -> Option<Arc<View>> {
+        if self.published {
+            return None;
+        }
+        self.published = true;
+        self.view.routers = self
+            .sets
+            .as_ref()
+            .and_then(|sets| sets.view(&self.health).set(FIRST_SET).cloned());
+        Some(Arc::new(self.view.clone()))
+    }
+}

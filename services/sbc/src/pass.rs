@@ -1,0 +1,54 @@
+//! What the SBC remembers of a request on its way: which pass it is, and who is bound to whom.
+//!
+//! docs/failover.md has the rules. A *first pass* is a request given to a router under a branch of
+//! ours; what that router sends back to us under this branch is its *second pass* and is *bound*.
+
+use std::net::SocketAddr;
+
+use sip::{BranchId, ContextId};
+use smallvec::SmallVec;
+
+/// What the SBC keeps with each response context.
+#[derive(Debug)]
+pub(crate) enum Pass {
+    /// Given to a router, then to another when that one is lost.
+    First(First),
+    /// Sent back to us by the router of a first pass.
+    Second {
+        /// The try of the first pass that it is bound to.
+        first: BranchId,
+    },
+    /// No router has a part in it.
+    Plain,
+}
+
+/// A first pass.
+#[derive(Debug, Default)]
+pub(crate) struct First {
+    /// For a request inside a dialog: the router that record-routed. Its heir takes over from it.
+    pub(crate) route: Option<SocketAddr>,
+    /// The carrier has cancelled it: nothing new may start for it.
+    pub(crate) cancelled: bool,
+    /// Routers that are alive and have refused it or kept silent: not asked again.
+    pub(crate) refused: SmallVec<[SocketAddr; 2]>,
+}
+
+/// What the SBC keeps with each try.
+#[derive(Debug, Default)]
+pub(crate) struct Try {
+    /// It was given to a router: `target.destination` names it.
+    pub(crate) router: bool,
+    /// The second passes bound to it: more than one when the router forks or tries serially.
+    pub(crate) bound: SmallVec<[ContextId; 1]>,
+    /// Its router was lost after binding: we play that router's part.
+    pub(crate) lost: bool,
+}
+
+impl Try {
+    pub(crate) fn at_router() -> Self {
+        Self {
+            router: true,
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A new request from outside: set 1 by its Call-ID.
+
+use std::time::Instant;
+
+use element::FlowId;
+use sip::Target;
+use sip::transaction::ServerKey;
+use sip_types::Method;
+
+use crate::headers;
+use crate::pass::{First, Pass, Try};
+use crate::routes::request::{RETRY_AFTER, Request};
+use crate::shard::Shard;
+use crate::view::View;
+
+impl Shard {
+    pub(crate) fn dispatch(
+        &mut self,
+        now: Instant,
+        view: &View,
+        key: ServerKey,
+        request: &Request<'_>,
+    ) {
+        let &Request {
+            flow,
+            source,
+            message,
+            loop_key,
+            ..
+        } = request;
+        let refuse = |shard: &mut Self| {
+            shard.counters.calls_refused += 1;
+            shard
+                .proxy
+                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+        };
+        if view.draining || !self.dialogs.has_room() {
+            return refuse(self);
+        }
+        let Some(router) = view.router_for(message.call_id(), &[]) else {
+            return refuse(self);
+        };
+        let pass = Pass::First(First::default());
+        let Some(context) = self.proxy.open(now, key, flow, source, message, pass) else {
+            return refuse(self);
+        };
+        if message.method() == Method::Invite {
+            self.counters.calls += 1;
+        }
+        headers::strip(&mut self.edits, message);
+        headers::remove_routes(&mut self.edits, message, usize::MAX);
+        headers::add_forwarded_for(&mut self.edits, message, source);
+        headers::add_record_route(&mut self.edits, message, view, view.outside, view.inside);
+        let target = Target {
+            flow: view.inside,
+            destination: router,
+        };
+        let sent = self.proxy.forward(
+            now,
+            context,
+            source,
+            message,
+            &mut self.edits,
+            loop_key,
+            target,
+            Try::at_router(),
+        );
+        self.edits.clear();
+        if let Some(branch) = sent {
+            self.given_to_router(now, view, branch, router);
+        }
+    }
+
+    /// Takes note of a first pass that has just been sent to `router`.
+    pub(crate) fn given_to_router(
+        &mut self,
+        now: Instant,
+        view: &View,
+        branch: sip::BranchId,
+        router: std::net::SocketAddr,
+    ) {
+        self.signs.owing(router);
+        self.proxy.expect_answer(branch, now + view.first_response);
+    }
+
+    /// Returns the target for an address that is not a router's.
+    pub(crate) fn outward(view: &View, destination: std::net::SocketAddr) -> Target {
+        let flow: FlowId = view.outside;
+        Target { flow, destination }
+    }
+}

@@ -1,0 +1,241 @@
+//! The failure route: the next router, the heir, or ourselves in a dead router's stead.
+//!
+//! The letters are those of docs/failover.md.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use sip::{BranchId, ContextId, Target};
+use sip_types::{Index, Message, Method, Splice};
+
+use crate::headers;
+use crate::pass::{Pass, Try};
+use crate::routes::request::RETRY_AFTER;
+use crate::shard::{FAILOVER_BURST, FAILOVER_PAUSE, Shard};
+use crate::view::View;
+
+/// How long a bound first pass whose router is lost waits for its second pass to end: longer than any
+/// Timer C, so that the second pass decides.
+const IN_STEAD_MAX: Duration = Duration::from_secs(300);
+
+impl Shard {
+    /// A router is lost: everything that waits for it goes elsewhere, at a named rate.
+    pub(crate) fn router_lost(&mut self, now: Instant, view: &View, router: SocketAddr) {
+        let waiting = self.proxy.contexts().filter(|(_, context)| {
+            matches!(context.data, Pass::First(_))
+                && context
+                    .branches()
+                    .last()
+                    .is_some_and(|branch| waits_for(branch, router))
+        });
+        let waiting: Vec<ContextId> = waiting.map(|(id, _)| id).collect();
+        self.moving
+            .extend(waiting.into_iter().map(|id| (id, router)));
+        self.move_on(now, view);
+    }
+
+    /// Moves the next [`FAILOVER_BURST`] requests.
+    pub(crate) fn move_on(&mut self, now: Instant, view: &View) {
+        for _ in 0..FAILOVER_BURST {
+            let Some((id, router)) = self.moving.pop_front() else {
+                break;
+            };
+            // It may have been answered, or moved, while it waited for its turn.
+            let waits = self
+                .proxy
+                .context(id)
+                .and_then(|context| context.branches().last());
+            if waits.is_some_and(|branch| waits_for(branch, router)) {
+                self.router_of_request_lost(now, view, id);
+            }
+        }
+        self.move_at = (!self.moving.is_empty()).then(|| now + FAILOVER_PAUSE);
+    }
+
+    fn router_of_request_lost(&mut self, now: Instant, view: &View, id: ContextId) {
+        let Some(live) = self.live_branch(id) else {
+            return;
+        };
+        let Some(branch) = self.proxy.branch(live) else {
+            return;
+        };
+        let bound = branch.data.bound.clone();
+        if bound.is_empty() {
+            // a: nobody below has heard of it.
+            self.counters.failovers += 1;
+            self.proxy.give_up(now, live);
+            return self.next_router(now, view, id);
+        }
+        // c, e: we play the router's part.
+        if let Some(data) = self.proxy.branch_data_mut(live) {
+            data.lost = true;
+        }
+        self.proxy.stop_repeating(now, live, IN_STEAD_MAX);
+        for second in bound {
+            self.repeat_in_stead(now, view, live, second);
+        }
+    }
+
+    /// Gives the latest response of a second pass to its first pass.
+    fn repeat_in_stead(&mut self, now: Instant, view: &View, first: BranchId, second: ContextId) {
+        let latest = self
+            .proxy
+            .context(second)
+            .and_then(|context| context.response());
+        let Some((101.., bytes)) = latest else { return };
+        let bytes = bytes.to_vec();
+        if let Ok(message) = Message::parse(&bytes, &mut Index::new()) {
+            self.answer_in_stead(now, view, first, &message, 1);
+        }
+    }
+
+    /// Sends a first pass to the next router: by rank for a new request, the heir for one in a dialog.
+    /// With no router left, a request in a dialog is delivered without one, and a new one refused.
+    pub(crate) fn next_router(&mut self, now: Instant, view: &View, id: ContextId) {
+        let Some(context) = self.proxy.context(id) else {
+            return;
+        };
+        let Pass::First(pass) = &context.data else {
+            return;
+        };
+        if pass.cancelled {
+            return self.proxy.respond(now, id, 487, &[]);
+        }
+        let (route, refused) = (pass.route, pass.refused.clone());
+        let Some(request) = context.request() else {
+            return;
+        };
+        let mut index = Index::new();
+        let Ok(message) = Message::parse(request, &mut index) else {
+            return;
+        };
+        let is_ack = message.method() == Method::Ack;
+        let call_id = message.call_id();
+        let router = match route {
+            Some(route) => view.heir(call_id, route, &refused),
+            None => view.router_for(call_id, &refused),
+        };
+        let direct = match (router, route) {
+            (None, Some(_)) => view.next_hop(&message, view.cluster_routes(&message)),
+            _ => None,
+        };
+        if let Some(router) = router {
+            let target = Target {
+                flow: view.inside,
+                destination: router,
+            };
+            if let Some(branch) = self.proxy.retry(now, id, target, Try::at_router(), None) {
+                self.signs.owing(router);
+                if !is_ack {
+                    self.proxy.expect_answer(branch, now + view.first_response);
+                }
+                return;
+            }
+        } else if let Some(destination) = direct {
+            let mut without_router = |message: &Message<'_>, edits: &mut Splice| {
+                headers::strip(edits, message);
+                headers::remove_routes(edits, message, view.cluster_routes(message));
+            };
+            let target = Self::outward(view, destination);
+            if self
+                .proxy
+                .retry(now, id, target, Try::default(), Some(&mut without_router))
+                .is_some()
+            {
+                self.counters.delivered_without_router += 1;
+                return;
+            }
+        }
+        self.counters.calls_refused += u64::from(!is_ack);
+        self.proxy.respond(now, id, 503, &[RETRY_AFTER]);
+    }
+
+    /// The router itself refuses a request: another may do better.
+    pub(crate) fn refused_by_router(
+        &mut self,
+        now: Instant,
+        view: &View,
+        branch: BranchId,
+        router: SocketAddr,
+    ) {
+        if self.live_branch(branch.context).is_some() {
+            // Another router has it already.
+            return;
+        }
+        self.exclude(branch.context, router);
+        self.next_router(now, view, branch.context);
+    }
+
+    /// g: not a word within `first_response`, although the router lives.
+    pub(crate) fn silent(&mut self, now: Instant, view: &View, branch: BranchId) {
+        if self.live_branch(branch.context) != Some(branch) {
+            return;
+        }
+        let Some(state) = self.proxy.branch(branch) else {
+            return;
+        };
+        let router = state.target.destination;
+        if !state.data.router || !state.data.bound.is_empty() {
+            return;
+        }
+        let Some(Pass::First(pass)) = self.proxy.data(branch.context) else {
+            return;
+        };
+        let mut others = pass.refused.clone();
+        others.push(router);
+        if !view.has_router_besides(&others) {
+            return;
+        }
+        self.counters.failovers += 1;
+        self.exclude(branch.context, router);
+        self.proxy.give_up(now, branch);
+        self.next_router(now, view, branch.context);
+    }
+
+    /// Timer B or F.
+    pub(crate) fn timed_out(&mut self, now: Instant, view: &View, branch: BranchId) {
+        let id = branch.context;
+        let given_up = self
+            .proxy
+            .branch(branch)
+            .is_none_or(|branch| branch.is_given_up());
+        if given_up
+            || !self
+                .proxy
+                .context(id)
+                .is_some_and(|context| context.is_pending())
+        {
+            return;
+        }
+        self.proxy.respond(now, id, 408, &[]);
+        if let Some(&Pass::Second { first }) = self.proxy.data(id) {
+            self.owed_response(first);
+            self.repeat_in_stead(now, view, first, id);
+        }
+    }
+
+    /// Timer C: the try itself has been cancelled; so must be what is bound to it.
+    pub(crate) fn rang_too_long(&mut self, now: Instant, branch: BranchId) {
+        let bound = self
+            .proxy
+            .branch(branch)
+            .map(|branch| branch.data.bound.clone());
+        for second in bound.unwrap_or_default() {
+            self.cancel_all(now, second);
+        }
+    }
+
+    fn exclude(&mut self, id: ContextId, router: SocketAddr) {
+        if let Some(Pass::First(pass)) = self.proxy.data_mut(id) {
+            pass.refused.push(router);
+        }
+    }
+}
+
+fn waits_for(branch: &sip::Branch<Try>, router: SocketAddr) -> bool {
+    branch.data.router
+        && branch.target.destination == router
+        && branch.is_pending()
+        && !branch.is_given_up()
+        && !branch.data.lost
+}

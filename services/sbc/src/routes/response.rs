@@ -1,0 +1,143 @@
+//! Responses: from callees to routers, from routers to carriers, and past routers that died.
+
+use std::time::Instant;
+
+use sip::{Answer, BranchId};
+use sip_types::{HeaderName, Index, Message};
+
+use crate::headers;
+use crate::pass::Pass;
+use crate::shard::Shard;
+use crate::view::View;
+use sip::Drop;
+
+impl Shard {
+    pub(crate) fn handle_response(&mut self, now: Instant, view: &View, message: &Message<'_>) {
+        match self.proxy.handle_response(now, message) {
+            Answer::Delivered(delivered) => {
+                self.answered(now, view, delivered.branch, delivered.status, message);
+            }
+            Answer::Absorbed => {}
+            Answer::Stray => self.counters.drops.count(Drop::StrayResponse),
+        }
+    }
+
+    fn answered(
+        &mut self,
+        now: Instant,
+        view: &View,
+        branch: BranchId,
+        status: u16,
+        message: &Message<'_>,
+    ) {
+        let id = branch.context;
+        match self.proxy.data(id) {
+            Some(Pass::First(_)) => self.first_pass_answered(now, view, branch, status, message),
+            Some(&Pass::Second { first }) => {
+                self.proxy
+                    .forward_response(now, id, message, &mut self.edits);
+                self.owed_response(first);
+                self.answer_in_stead(now, view, first, message, 2);
+            }
+            Some(Pass::Plain) => {
+                self.dialogs.handle_response(now, message);
+                headers::strip(&mut self.edits, message);
+                self.proxy
+                    .forward_response(now, id, message, &mut self.edits);
+            }
+            None => {}
+        }
+    }
+
+    /// The router of `first` has been given a response: it owes us the same on the first pass.
+    pub(crate) fn owed_response(&mut self, first: BranchId) {
+        if let Some(branch) = self.proxy.branch(first)
+            && branch.is_pending()
+            && !branch.is_given_up()
+            && !branch.data.lost
+        {
+            self.signs.owing(branch.target.destination);
+        }
+    }
+
+    /// Gives a response of a second pass to its first pass, when the router between them is lost.
+    ///
+    /// `vias` are taken off: the router's own, and ours when it is still on top. Rule c.
+    pub(crate) fn answer_in_stead(
+        &mut self,
+        now: Instant,
+        view: &View,
+        first: BranchId,
+        message: &Message<'_>,
+        vias: usize,
+    ) {
+        if !self
+            .proxy
+            .branch(first)
+            .is_some_and(|branch| branch.data.lost && !branch.is_given_up())
+        {
+            return;
+        }
+        self.edits.clear();
+        self.edits.remove_leading(message, HeaderName::Via, vias);
+        let mut bytes = Vec::with_capacity(message.bytes().len());
+        self.edits.apply(message.bytes(), &mut bytes);
+        self.edits.clear();
+        if let Ok(message) = Message::parse(&bytes, &mut Index::new())
+            && let Some(status) = message.status()
+            && let Answer::Delivered(delivered) =
+                self.proxy.handle_response_in_stead(now, first, status)
+        {
+            self.counters.answered_in_stead += 1;
+            self.first_pass_answered(now, view, delivered.branch, status, &message);
+        }
+    }
+
+    fn first_pass_answered(
+        &mut self,
+        now: Instant,
+        view: &View,
+        branch: BranchId,
+        status: u16,
+        message: &Message<'_>,
+    ) {
+        let id = branch.context;
+        let Some(state) = self.proxy.branch(branch) else {
+            return;
+        };
+        let (given_up, lost, bound) = (
+            state.is_given_up(),
+            state.data.lost,
+            state.data.bound.clone(),
+        );
+        let of_router = state.data.router;
+        let router = state.target.destination;
+        if given_up && !(200..300).contains(&status) {
+            // A 1xx has set off its CANCEL, a failure has been acknowledged: rule f.
+            return;
+        }
+        if of_router && status >= 300 {
+            if bound.is_empty() && matches!(status, 500 | 502 | 503) {
+                return self.refused_by_router(now, view, branch, router);
+            }
+            if lost && matches!(status, 401 | 407) {
+                // Nothing rings any more, and only a router can answer the challenge: rule h.
+                return self.next_router(now, view, id);
+            }
+            for second in bound {
+                if self
+                    .proxy
+                    .context(second)
+                    .is_some_and(|context| context.is_pending())
+                {
+                    self.cancel_all(now, second);
+                }
+            }
+        }
+        self.dialogs.handle_response(now, message);
+        headers::strip(&mut self.edits, message);
+        self.proxy
+            .forward_response(now, id, message, &mut self.edits);
+        self.edits.clear();
+    }
+}

@@ -1,0 +1,227 @@
+//! A request that a router sends back to us: bound to the first pass under whose branch it comes.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use sip::transaction::ServerKey;
+use sip::{BranchId, Target};
+use sip_types::{HeaderName, Message, Method, Uri};
+
+use crate::headers;
+use crate::pass::{Pass, Try};
+use crate::routes::request::{RETRY_AFTER, Request};
+use crate::shard::Shard;
+use crate::view::View;
+use sip::Drop;
+
+impl Shard {
+    /// Returns the branch of ours that a request from a router has come back under, live or not.
+    ///
+    /// By the Via below the topmost, never by Call-ID: a call may hairpin twice.
+    pub(crate) fn bound_to(&self, message: &Message<'_>) -> Option<BranchId> {
+        let below = message.vias().nth(1)?.ok()?;
+        if !below
+            .sent_by_addr()
+            .is_some_and(|address| self.proxy.is_listen_address(address))
+        {
+            return None;
+        }
+        below
+            .branch
+            .and_then(BranchId::read)
+            .map(|(branch, _)| branch)
+    }
+
+    pub(crate) fn second_pass(
+        &mut self,
+        now: Instant,
+        view: &View,
+        key: ServerKey,
+        request: &Request<'_>,
+        first: BranchId,
+    ) {
+        let &Request {
+            flow,
+            source,
+            message,
+            ..
+        } = request;
+        if !self.is_live(first, source) {
+            self.counters.late_second_passes += 1;
+            if message.method() != Method::Ack {
+                self.proxy
+                    .respond_stateless(flow, source, message, 482, &[]);
+                self.signs.owing(source);
+            }
+            return;
+        }
+        let in_dialog = message.to_tag().is_some();
+        if message.method() == Method::Ack {
+            self.proxy.conclude(first);
+            return self.forward_ack(view, request);
+        }
+        let bound = self
+            .proxy
+            .branch(first)
+            .and_then(|branch| branch.data.bound.first().copied());
+        if let Some(other) = bound
+            && in_dialog
+        {
+            // A router that was restarted in between: its second copy shares the first one's fate.
+            return self.proxy.join(now, other, key, flow, source, message);
+        }
+        let Some(destination) = self.next_hop(view, request, in_dialog) else {
+            return;
+        };
+        let Some(context) =
+            self.proxy
+                .open(now, key, flow, source, message, Pass::Second { first })
+        else {
+            return self
+                .proxy
+                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+        };
+        if let Some(data) = self.proxy.branch_data_mut(first) {
+            data.bound.push(context);
+        }
+        self.proxy.expect_no_answer(first);
+        self.send_outward(now, view, context, request, destination);
+    }
+
+    /// A new request that a router makes by itself goes where the router says, or nowhere.
+    pub(crate) fn from_router(
+        &mut self,
+        now: Instant,
+        view: &View,
+        key: ServerKey,
+        request: &Request<'_>,
+    ) {
+        let &Request {
+            flow,
+            source,
+            message,
+            ..
+        } = request;
+        let Some(destination) = self.next_hop(view, request, false) else {
+            return;
+        };
+        match self
+            .proxy
+            .open(now, key, flow, source, message, Pass::Plain)
+        {
+            Some(context) => self.send_outward(now, view, context, request, destination),
+            None => self
+                .proxy
+                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]),
+        }
+    }
+
+    /// Sends the second pass of an ACK on: nothing of it is remembered.
+    fn forward_ack(&mut self, view: &View, request: &Request<'_>) {
+        let &Request {
+            source, message, ..
+        } = request;
+        let Some(destination) = self.next_hop(view, request, true) else {
+            return;
+        };
+        self.edit_outward(view, message);
+        self.proxy.forward_stateless(
+            source,
+            message,
+            &mut self.edits,
+            Self::outward(view, destination),
+        );
+        self.edits.clear();
+    }
+
+    pub(crate) fn send_outward(
+        &mut self,
+        now: Instant,
+        view: &View,
+        context: sip::ContextId,
+        request: &Request<'_>,
+        destination: SocketAddr,
+    ) {
+        let &Request {
+            source,
+            message,
+            loop_key,
+            ..
+        } = request;
+        self.edit_outward(view, message);
+        let target: Target = Self::outward(view, destination);
+        self.proxy.forward(
+            now,
+            context,
+            source,
+            message,
+            &mut self.edits,
+            loop_key,
+            target,
+            Try::default(),
+        );
+        self.edits.clear();
+    }
+
+    /// Edits what leaves to anything but a router.
+    fn edit_outward(&mut self, view: &View, message: &Message<'_>) {
+        headers::strip(&mut self.edits, message);
+        headers::remove_routes(&mut self.edits, message, view.own_routes(message));
+        if message.to_tag().is_none() {
+            headers::add_record_route(&mut self.edits, message, view, view.inside, view.outside);
+        }
+    }
+
+    /// Returns where a request from a router goes; answers it when that cannot be told.
+    fn next_hop(
+        &mut self,
+        view: &View,
+        request: &Request<'_>,
+        in_dialog: bool,
+    ) -> Option<SocketAddr> {
+        let &Request {
+            flow,
+            source,
+            message,
+            ..
+        } = request;
+        let destination = if in_dialog {
+            view.next_hop(message, view.own_routes(message))
+        } else {
+            let Some(header) = message.header(HeaderName::XDestinationUri) else {
+                self.counters.drops.count(Drop::NoDestination);
+                self.proxy
+                    .respond_stateless(flow, source, message, 500, &[]);
+                return None;
+            };
+            Uri::parse(header.value())
+                .ok()
+                .and_then(|uri| view.resolve(&uri))
+        };
+        if destination.is_none() {
+            self.counters.drops.count(Drop::Unresolvable);
+            self.proxy
+                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+        }
+        destination
+    }
+
+    /// Tells whether something may still be delivered under a branch of ours.
+    fn is_live(&self, first: BranchId, source: SocketAddr) -> bool {
+        let Some(context) = self.proxy.context(first.context) else {
+            return false;
+        };
+        let Some(branch) = self.proxy.branch(first) else {
+            return false;
+        };
+        let Pass::First(pass) = &context.data else {
+            return false;
+        };
+        branch.data.router
+            && branch.target.destination == source
+            && branch.is_pending()
+            && !branch.is_given_up()
+            && !branch.data.lost
+            && !pass.cancelled
+    }
+}

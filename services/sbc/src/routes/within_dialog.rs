@@ -1,0 +1,118 @@
+//! A request inside a dialog, along its route set: RFC 3261 section 16.4, and section 2 of docs/failover.md.
+
+use std::time::Instant;
+
+use sip::Target;
+use sip::transaction::ServerKey;
+use sip_types::Method;
+
+use crate::headers;
+use crate::pass::{First, Pass, Try};
+use crate::routes::request::{RETRY_AFTER, Request};
+use crate::shard::Shard;
+use crate::view::View;
+use sip::Drop;
+
+impl Shard {
+    pub(crate) fn within_dialog(
+        &mut self,
+        now: Instant,
+        view: &View,
+        key: ServerKey,
+        request: &Request<'_>,
+    ) {
+        let &Request {
+            flow,
+            source,
+            from_router,
+            message,
+            loop_key,
+        } = request;
+        let own = view.own_routes(message);
+        if !from_router && !view.has_pass(message) && !self.dialogs.knows(message) {
+            self.counters.drops.count(Drop::UnknownDialog);
+            return self
+                .proxy
+                .respond_stateless(flow, source, message, 481, &[]);
+        }
+        let is_ack = message.method() == Method::Ack;
+        let route = if from_router {
+            None
+        } else {
+            view.router_route(message, own)
+        };
+        let router = route.and_then(|route| view.heir(message.call_id(), route, &[]));
+        let (pass, data, target, routes) = match router {
+            Some(router) => {
+                let pass = Pass::First(First {
+                    route,
+                    ..First::default()
+                });
+                (
+                    pass,
+                    Try::at_router(),
+                    Target {
+                        flow: view.inside,
+                        destination: router,
+                    },
+                    own,
+                )
+            }
+            None => {
+                // No router has a part in it, or none is left: its Route is passed over.
+                let passed_over = view.cluster_routes(message);
+                let Some(destination) = view.next_hop(message, passed_over) else {
+                    self.counters.drops.count(Drop::Unresolvable);
+                    return self.proxy.respond_stateless(
+                        flow,
+                        source,
+                        message,
+                        503,
+                        &[RETRY_AFTER],
+                    );
+                };
+                (
+                    Pass::Plain,
+                    Try::default(),
+                    Self::outward(view, destination),
+                    passed_over,
+                )
+            }
+        };
+        headers::strip(&mut self.edits, message);
+        headers::remove_routes(&mut self.edits, message, routes);
+        if is_ack && router.is_none() {
+            self.proxy
+                .forward_stateless(source, message, &mut self.edits, target);
+            return self.edits.clear();
+        }
+        let context = if is_ack {
+            self.proxy.open_ack(pass)
+        } else {
+            self.proxy.open(now, key, flow, source, message, pass)
+        };
+        let Some(context) = context else {
+            self.edits.clear();
+            return self
+                .proxy
+                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+        };
+        let sent = self.proxy.forward(
+            now,
+            context,
+            source,
+            message,
+            &mut self.edits,
+            loop_key,
+            target,
+            data,
+        );
+        self.edits.clear();
+        if let (Some(branch), Some(router)) = (sent, router) {
+            self.signs.owing(router);
+            if !is_ack {
+                self.proxy.expect_answer(branch, now + view.first_response);
+            }
+        }
+    }
+}

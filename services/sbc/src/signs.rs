@@ -1,0 +1,80 @@
+//! What a shard saw of the routers since it last told the node: at most one entry a router.
+
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+/// The last thing that happened between us and a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// Something came from it.
+    Alive,
+    /// Something went to it that must come back.
+    Owing,
+}
+
+/// Signs of life and debts, coalesced: what counts is which came last. All carry the time of the
+/// batch they belong to, so nothing is lost by keeping one. Bounded by the number of routers.
+#[derive(Debug, Default)]
+pub struct Signs {
+    entries: SmallVec<[(SocketAddr, Sign); 4]>,
+}
+
+impl Signs {
+    pub(crate) fn alive(&mut self, router: SocketAddr) {
+        self.note(router, Sign::Alive);
+    }
+
+    pub(crate) fn owing(&mut self, router: SocketAddr) {
+        self.note(router, Sign::Owing);
+    }
+
+    fn note(&mut self, router: SocketAddr, sign: Sign) {
+        match self
+            .entries
+            .iter_mut()
+            .find(|(address, _)| *address == router)
+        {
+            Some(entry) => entry.1 = sign,
+            None => self.entries.push((router, sign)),
+        }
+    }
+
+    /// Moves everything into `into`; tells whether there was anything.
+    pub(crate) fn take(&mut self, into: &mut Self) -> bool {
+        let any = !self.entries.is_empty();
+        for (router, sign) in self.entries.drain(..) {
+            into.note(router, sign);
+        }
+        any
+    }
+
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (SocketAddr, Sign)> + '_ {
+        self.entries.drain(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_last_counts() {
+        let (a, b) = (
+            "127.0.0.1:5060".parse().unwrap(),
+            "127.0.0.2:5060".parse().unwrap(),
+        );
+        let mut signs = Signs::default();
+        signs.owing(a);
+        signs.alive(b);
+        signs.alive(a);
+        signs.owing(b);
+        let mut merged = Signs::default();
+        assert!(signs.take(&mut merged));
+        assert!(!signs.take(&mut merged), "taken once");
+        assert_eq!(
+            merged.drain().collect::<Vec<_>>(),
+            [(a, Sign::Alive), (b, Sign::Owing)]
+        );
+    }
+}

@@ -1,0 +1,228 @@
+//! What the shards read: destinations with their health, the cluster's addresses, who may send.
+//! An immutable snapshot; the node publishes a new one after each change.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::view::Network;
+use dispatch::{DestinationIndex, SetView};
+use element::FlowId;
+use sip_types::{Message, Uri};
+use siphasher::sip::SipHasher24;
+
+/// What an address of the cluster belongs to, or belonged to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// An SBC: its Routes are ours to take off.
+    Sbc,
+    /// A router: its dialogs are served by it or its heirs.
+    Router {
+        /// Its id.
+        id: Arc<str>,
+        /// Its cell: where its heirs live.
+        cell: Arc<str>,
+    },
+}
+
+/// The addresses of the cluster, present and past.
+pub type Addresses = BTreeMap<SocketAddr, Owner>;
+
+/// One immutable snapshot.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Set 1, where requests from outside go; `None` before the registry was ever seen.
+    pub routers: Option<SetView>,
+    /// The addresses of the cluster.
+    pub addresses: Arc<Addresses>,
+    /// Addresses of routers that are members now: their `X-` headers count.
+    pub members: Arc<[SocketAddr]>,
+    /// Carriers and IPBXs that may send.
+    pub allow: Arc<[Network]>,
+    /// The listen address that faces carriers and IPBXs.
+    pub outside: FlowId,
+    /// The listen address that faces routers; may be the same.
+    pub inside: FlowId,
+    /// Our addresses by flow.
+    pub listen: Arc<[SocketAddr]>,
+    /// The cluster's secret.
+    pub cluster_key: [u8; 16],
+    /// How long a router may take to say a first word before the next is asked as well.
+    pub first_response: Duration,
+    /// No new calls.
+    pub draining: bool,
+}
+
+/// The URI parameter of our Record-Route that proves that we made it: see [`View::pass`].
+pub(crate) const PASS_PARAM: &str = "pass";
+
+impl View {
+    /// Returns a view that knows nobody.
+    #[must_use]
+    pub fn empty(listen: Arc<[SocketAddr]>, allow: Arc<[Network]>) -> Self {
+        Self {
+            routers: None,
+            addresses: Arc::new(Addresses::new()),
+            members: Arc::new([]),
+            allow,
+            outside: FlowId(0),
+            inside: FlowId(u16::from(listen.len() > 1)),
+            listen,
+            cluster_key: [0; 16],
+            first_response: Duration::from_secs(2),
+            draining: false,
+        }
+    }
+
+    /// Tells whether an address is that of a router that is a member.
+    #[must_use]
+    pub fn is_router(&self, address: SocketAddr) -> bool {
+        self.members.contains(&address)
+    }
+
+    /// Tells whether somebody who is no router may send.
+    #[must_use]
+    pub fn allows(&self, source: SocketAddr) -> bool {
+        self.allow
+            .iter()
+            .any(|network| network.contains(source.ip()))
+    }
+
+    /// Returns the best router for a new request, `refused` ones excepted.
+    #[must_use]
+    pub fn router_for(&self, call_id: &[u8], refused: &[SocketAddr]) -> Option<SocketAddr> {
+        let set = self.routers.as_ref()?;
+        let ranking = set.rank(call_id, 0);
+        ranking
+            .into_iter()
+            .map(|index| set.member(index).address)
+            .find(|address| !refused.contains(address))
+    }
+
+    /// Returns the router for a request inside a dialog whose Route names `route`: that router while
+    /// it is active, else its heir.
+    #[must_use]
+    pub fn heir(
+        &self,
+        call_id: &[u8],
+        route: SocketAddr,
+        refused: &[SocketAddr],
+    ) -> Option<SocketAddr> {
+        let set = self.routers.as_ref()?;
+        let address = |index: DestinationIndex| set.member(index).address;
+        let itself = set
+            .by_address(route)
+            .filter(|index| set.is_alive(*index) && !refused.contains(&route));
+        let heir = || match self.addresses.get(&route) {
+            Some(Owner::Router { cell, .. }) => set.heir(call_id, cell, refused),
+            Some(Owner::Sbc) | None => None,
+        };
+        itself.or_else(heir).map(address)
+    }
+
+    /// Tells whether a living router is left besides these.
+    #[must_use]
+    pub fn has_router_besides(&self, refused: &[SocketAddr]) -> bool {
+        self.routers.as_ref().is_some_and(|set| {
+            set.destinations()
+                .any(|index| set.is_alive(index) && !refused.contains(&set.member(index).address))
+        })
+    }
+
+    /// Tells whether new calls find a router.
+    #[must_use]
+    pub fn has_router(&self) -> bool {
+        self.routers
+            .as_ref()
+            .is_some_and(|set| set.destinations().any(|index| set.accepts_new(index)))
+    }
+
+    fn owner(&self, uri: &[u8]) -> Option<&Owner> {
+        let address = Uri::parse(uri).ok()?.socket_addr(5060)?;
+        self.addresses.get(&address)
+    }
+
+    fn is_own(&self, uri: &[u8]) -> bool {
+        let Some(address) = Uri::parse(uri).ok().and_then(|uri| uri.socket_addr(5060)) else {
+            return false;
+        };
+        self.listen.contains(&address) || self.addresses.get(&address) == Some(&Owner::Sbc)
+    }
+
+    /// Returns how many leading Routes are ours: those of any SBC of the cluster.
+    #[must_use]
+    pub fn own_routes(&self, message: &Message<'_>) -> usize {
+        message
+            .routes()
+            .take_while(|route| route.as_ref().is_ok_and(|route| self.is_own(route.uri)))
+            .count()
+    }
+
+    /// Returns how many leading Routes belong to the cluster, routers included.
+    #[must_use]
+    pub fn cluster_routes(&self, message: &Message<'_>) -> usize {
+        let ours = |uri| self.is_own(uri) || self.owner(uri).is_some();
+        message
+            .routes()
+            .take_while(|route| route.as_ref().is_ok_and(|route| ours(route.uri)))
+            .count()
+    }
+
+    /// Returns the router that the Route behind our own names.
+    #[must_use]
+    pub fn router_route(&self, message: &Message<'_>, own: usize) -> Option<SocketAddr> {
+        let route = message.routes().nth(own)?.ok()?;
+        match self.owner(route.uri)? {
+            Owner::Router { .. } => route.parsed_uri().ok()?.socket_addr(5060),
+            Owner::Sbc => None,
+        }
+    }
+
+    /// Returns where a request goes once its first `passed` Routes are taken off: RFC 3261 section
+    /// 16.6 step 7.
+    #[must_use]
+    pub fn next_hop(&self, message: &Message<'_>, passed: usize) -> Option<SocketAddr> {
+        match message.routes().nth(passed) {
+            Some(route) => self.resolve(&route.ok()?.parsed_uri().ok()?),
+            None => self.resolve(&Uri::parse(message.request_uri()).ok()?),
+        }
+    }
+
+    /// Returns the address of a URI. Never one of our own: that would be a loop.
+    #[must_use]
+    pub fn resolve(&self, uri: &Uri<'_>) -> Option<SocketAddr> {
+        uri.socket_addr(5060)
+            .filter(|address| !self.listen.contains(address))
+    }
+
+    /// Returns the short keyed hash of a Call-ID that our Record-Route carries: eight hexadecimal
+    /// digits of SipHash-2-4 under the cluster key. Who shows it in a Route was in the dialog.
+    #[must_use]
+    pub fn pass(&self, call_id: &[u8]) -> [u8; 8] {
+        use std::io::Write as _;
+        let mut hasher = SipHasher24::new_with_key(&self.cluster_key);
+        hasher.write(b"record-route pass");
+        hasher.write(call_id);
+        let mut pass = [0; 8];
+        write!(&mut pass[..], "{:08x}", hasher.finish() >> 32).expect("eight digits fit");
+        pass
+    }
+
+    /// Tells whether one of our leading Routes carries the hash of this very Call-ID.
+    #[must_use]
+    pub fn has_pass(&self, message: &Message<'_>) -> bool {
+        let pass = self.pass(message.call_id());
+        message
+            .routes()
+            .take(self.own_routes(message))
+            .flatten()
+            .any(|route| {
+                let Ok(uri) = route.parsed_uri() else {
+                    return false;
+                };
+                uri.params.get(PASS_PARAM).flatten() == Some(&pass[..])
+            })
+    }
+}
