@@ -209,23 +209,23 @@ impl Index {
                 self.body = offset(at + blank);
                 return Ok(());
             }
-            let mut end = line_end(bytes, at)?;
+            // No name holds an LF: the search for it starts behind the name.
+            let name = bytes[at..].iter().take_while(|byte| is_token_byte(**byte));
+            let name_end = at + name.count();
+            let mut end = line_end(bytes, name_end)?;
             while matches!(bytes.get(end), Some(b' ' | b'\t')) {
                 end = line_end(bytes, end)?;
             }
             if usize::from(self.count) == HEADERS_MAX {
                 return Err(ParseError::TooManyHeaders);
             }
-            self.header(bytes, at, end);
+            self.header(bytes, at, name_end, end);
             at = end;
         }
     }
 
     /// Indexes the header whose line, folds included, is `start..end`.
-    fn header(&mut self, bytes: &[u8], start: usize, end: usize) {
-        let line = &bytes[start..end];
-        let name = line.iter().position(|byte| !is_token_byte(*byte));
-        let mut name_end = start + name.unwrap_or(0);
+    fn header(&mut self, bytes: &[u8], start: usize, mut name_end: usize, end: usize) {
         let mut colon = name_end;
         while matches!(bytes[colon], b' ' | b'\t') {
             colon += 1;
