@@ -3,8 +3,11 @@
 //!
 //! Not here: the registry itself (`services/registry`) and what nodes do with a view.
 
+pub mod bind;
 pub mod json;
 pub mod name;
+pub mod settings;
+pub mod shutdown;
 pub mod view;
 
 /// The registry's API, generated from `proto/tandem/registry/v1`.

@@ -1,1 +1,6 @@
-//! See ARCHITECTURE.md.
+//! What every process shows of itself: logs, metrics, and an HTTP face with health.
+
+pub mod http;
+pub mod logs;
+
+pub use prometheus_client as prometheus;

@@ -1,0 +1,425 @@
+//! The store in one file on this machine, for a cluster with one registry. redb, ACID, one writer.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableDefinition,
+};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::history::{History, Watch};
+use crate::{
+    COMMIT_WRITES_MAX, Commit, CommitError, Entry, KEY_BYTES_MAX, KEYS_MAX, Listing, OpenError,
+    RefreshError, Store, StoreError, VALUE_BYTES_MAX, Write,
+};
+
+/// Full key to: generation that wrote it, lease in milliseconds (0 for none), value.
+const TABLE: TableDefinition<'_, &str, (u64, u64, &[u8])> = TableDefinition::new("tandem");
+/// The schema this version writes and reads.
+const SCHEMA: u64 = 1;
+/// Wait before an expiry that failed is tried again.
+const EXPIRY_RETRY: Duration = Duration::from_secs(1);
+
+/// A store in one file. The file is this process's alone while it is open.
+#[derive(Clone, Debug)]
+pub struct Embedded(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    prefix: String,
+    database: Database,
+    /// Held from before a commit until it is in the history, so that both have the same order.
+    writer: Mutex<()>,
+    leases: Mutex<BTreeMap<String, Lease>>,
+    leases_changed: Notify,
+    history: Arc<History>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    length: Duration,
+    ends: Instant,
+}
+
+impl Embedded {
+    /// Opens the store of `cluster` in the file `path`; makes it, and its directory, if it is new.
+    ///
+    /// Leases start again in full. Must be called inside a tokio runtime, which then runs expiry for
+    /// as long as a clone of the store is alive.
+    ///
+    /// # Errors
+    ///
+    /// Names the path and the remedy; [`OpenError::Held`] when another process has it open.
+    pub async fn open(path: &Path, cluster: &str) -> Result<Self, OpenError> {
+        let (path, prefix) = (path.to_owned(), format!("/tandem/v1/{cluster}/"));
+        let inner = tokio::task::spawn_blocking(move || Inner::open(path, prefix));
+        let inner = Arc::new(inner.await.expect("opening a store does not panic")?);
+        tokio::spawn(expire(Arc::downgrade(&inner)));
+        Ok(Self(inner))
+    }
+
+    /// Returns the file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .map_err(|_| StoreError::Closing)
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let prefix = prefix.to_owned();
+        self.blocking(move |inner| inner.list(&prefix))
+            .await?
+            .map_err(database)
+    }
+
+    async fn commit(&self, generation: u64, writes: Vec<Write>) -> Result<u64, CommitError> {
+        self.blocking(move |inner| inner.commit(Some(generation), writes))
+            .await?
+    }
+
+    async fn refresh(&self, key: &str) -> Result<(), RefreshError> {
+        let mut leases = self.0.leases();
+        let lease = leases.get_mut(key).ok_or(RefreshError)?;
+        lease.ends = Instant::now() + lease.length;
+        Ok(())
+    }
+
+    fn watch(&self, prefix: &str, generation: u64) -> Watch {
+        self.0.history.watch(prefix, generation)
+    }
+}
+
+impl Inner {
+    fn open(path: PathBuf, prefix: String) -> Result<Self, OpenError> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory {
+                path: directory.to_owned(),
+                source,
+            })?;
+        }
+        let failed = |error: redb::Error| OpenError::Database {
+            path: path.clone(),
+            source: Box::new(error),
+        };
+        let database = match Database::create(&path) {
+            Ok(database) => database,
+            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::Held { path }),
+            Err(error) => return Err(failed(error.into())),
+        };
+        let schema = read_or_write_schema(&database, &prefix).map_err(failed)?;
+        if schema > SCHEMA {
+            return Err(OpenError::Schema {
+                path,
+                found: schema,
+                known: SCHEMA,
+            });
+        }
+        let (generation, leases) =
+            read_generation_and_leases(&database, &prefix).map_err(failed)?;
+        Ok(Self {
+            path,
+            prefix,
+            database,
+            writer: Mutex::default(),
+            leases: Mutex::new(leases),
+            leases_changed: Notify::new(),
+            history: Arc::new(History::starting_at(generation)),
+        })
+    }
+
+    fn list(&self, prefix: &str) -> Result<Listing, redb::Error> {
+        let table = self.database.begin_read()?.open_table(TABLE)?;
+        let full = format!("{}{prefix}", self.prefix);
+        let mut entries = Vec::new();
+        for row in table.range(full.as_str()..)? {
+            let (key, value) = row?;
+            if !key.value().starts_with(&full) {
+                break;
+            }
+            let (generation, _lease, value) = value.value();
+            let key = &key.value()[self.prefix.len()..];
+            if !OWN_KEYS.contains(&key) {
+                entries.push(Entry {
+                    key: key.to_owned(),
+                    value: value.to_owned(),
+                    generation,
+                });
+            }
+        }
+        Ok(Listing {
+            generation: number_at(&table, &self.prefix, GENERATION)?,
+            entries,
+        })
+    }
+
+    /// Commits at `expected`, or at whatever generation the store has when it is `None`.
+    fn commit(&self, expected: Option<u64>, writes: Vec<Write>) -> Result<u64, CommitError> {
+        check_limits(&writes)?;
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let commit = self.write(expected, &writes)?;
+        self.note_leases(&writes);
+        let generation = commit.generation;
+        self.history.push(commit);
+        Ok(generation)
+    }
+
+    fn write(&self, expected: Option<u64>, writes: &[Write]) -> Result<Commit, CommitError> {
+        fn failed(error: impl Into<redb::Error>) -> CommitError {
+            CommitError::Store(database(error.into()))
+        }
+        // Dropping a transaction that was not committed undoes it.
+        let transaction = self.database.begin_write().map_err(failed)?;
+        let mut table = transaction.open_table(TABLE).map_err(failed)?;
+        let current = number_at(&table, &self.prefix, GENERATION).map_err(failed)?;
+        if let Some(expected) = expected.filter(|expected| *expected != current) {
+            return Err(CommitError::Conflict { expected, current });
+        }
+        let generation = current + 1;
+        let mut changes = Vec::new();
+        for write in writes {
+            let full = format!("{}{}", self.prefix, write.key());
+            let entry = match write {
+                Write::Put { value, .. } => Some((value, 0)),
+                Write::PutLeased { value, lease, .. } => Some((value, millis(*lease))),
+                Write::Delete { .. } => None,
+            };
+            match entry {
+                Some((value, lease)) => {
+                    table
+                        .insert(full.as_str(), (generation, lease, value.as_slice()))
+                        .map_err(failed)?;
+                    let entry = Entry {
+                        key: write.key().to_owned(),
+                        value: value.clone(),
+                        generation,
+                    };
+                    changes.push((write.key().to_owned(), Some(entry)));
+                }
+                None => {
+                    if table.remove(full.as_str()).map_err(failed)?.is_some() {
+                        changes.push((write.key().to_owned(), None));
+                    }
+                }
+            }
+        }
+        if table.len().map_err(failed)? > KEYS_MAX as u64 {
+            return Err(CommitError::TooLarge {
+                what: "keys in the store",
+                max: KEYS_MAX,
+            });
+        }
+        put_number(&mut table, &self.prefix, GENERATION, generation).map_err(failed)?;
+        drop(table);
+        transaction.commit().map_err(failed)?;
+        Ok(Commit {
+            generation,
+            changes,
+        })
+    }
+
+    fn note_leases(&self, writes: &[Write]) {
+        let mut leases = self.leases();
+        for write in writes {
+            match write {
+                Write::PutLeased { key, lease, .. } => {
+                    leases.insert(
+                        key.clone(),
+                        Lease {
+                            length: *lease,
+                            ends: Instant::now() + *lease,
+                        },
+                    );
+                }
+                // A plain put detaches the lease, as etcd's does.
+                Write::Put { key, .. } | Write::Delete { key } => {
+                    leases.remove(key);
+                }
+            }
+        }
+        drop(leases);
+        self.leases_changed.notify_one();
+    }
+
+    /// Deletes what has run out, all of it in one commit.
+    fn expire(&self, now: Instant) -> Result<(), CommitError> {
+        let over: Vec<_> = self.over(now).into_iter().take(COMMIT_WRITES_MAX).collect();
+        if over.is_empty() {
+            return Ok(());
+        }
+        self.commit(
+            None,
+            over.into_iter().map(|key| Write::Delete { key }).collect(),
+        )
+        .map(drop)
+    }
+
+    fn over(&self, now: Instant) -> Vec<String> {
+        let leases = self.leases();
+        leases
+            .iter()
+            .filter(|(_, lease)| lease.ends <= now)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    fn next_end(&self) -> Option<Instant> {
+        self.leases().values().map(|lease| lease.ends).min()
+    }
+
+    fn leases(&self) -> MutexGuard<'_, BTreeMap<String, Lease>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs expiry until the store is dropped.
+async fn expire(store: Weak<Inner>) {
+    /// Longest sleep, so that a dropped store is noticed.
+    const SLEEP_MAX: Duration = Duration::from_millis(500);
+    loop {
+        let Some(inner) = store.upgrade() else { return };
+        let now = Instant::now();
+        let mut wake = inner
+            .next_end()
+            .map_or(now + SLEEP_MAX, |end| end.min(now + SLEEP_MAX));
+        if wake <= now {
+            let expired = tokio::task::spawn_blocking(move || inner.expire(now)).await;
+            if let Ok(Err(error)) = expired {
+                tracing::warn!(%error, "expiry of leases failed");
+                wake = now + EXPIRY_RETRY;
+            }
+        } else {
+            drop(inner);
+        }
+        tokio::time::sleep_until(wake).await;
+    }
+}
+
+const GENERATION: &str = "generation";
+const SCHEMA_KEY: &str = "schema";
+/// Keys of the store itself, which no listing shows.
+const OWN_KEYS: [&str; 2] = [GENERATION, SCHEMA_KEY];
+
+fn check_limits(writes: &[Write]) -> Result<(), CommitError> {
+    let too_large = |what, max| Err(CommitError::TooLarge { what, max });
+    if writes.len() > COMMIT_WRITES_MAX {
+        return too_large("writes in a commit", COMMIT_WRITES_MAX);
+    }
+    for write in writes {
+        if write.key().len() > KEY_BYTES_MAX {
+            return too_large("bytes of a key", KEY_BYTES_MAX);
+        }
+        match write {
+            Write::Put { value, .. } | Write::PutLeased { value, .. }
+                if value.len() > VALUE_BYTES_MAX =>
+            {
+                return too_large("bytes of a value", VALUE_BYTES_MAX);
+            }
+            Write::Put { .. } | Write::PutLeased { .. } | Write::Delete { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+fn read_or_write_schema(database: &Database, prefix: &str) -> Result<u64, redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut table = transaction.open_table(TABLE)?;
+    let schema = match number_at(&table, prefix, SCHEMA_KEY)? {
+        0 => {
+            put_number(&mut table, prefix, SCHEMA_KEY, SCHEMA)?;
+            SCHEMA
+        }
+        found => found,
+    };
+    drop(table);
+    transaction.commit()?;
+    Ok(schema)
+}
+
+fn read_generation_and_leases(
+    database: &Database,
+    prefix: &str,
+) -> Result<(u64, BTreeMap<String, Lease>), redb::Error> {
+    let table = database.begin_read()?.open_table(TABLE)?;
+    let mut leases = BTreeMap::new();
+    for row in table.range(prefix..)? {
+        let (key, value) = row?;
+        let Some(key) = key.value().strip_prefix(prefix) else {
+            break;
+        };
+        let (_generation, lease, _value) = value.value();
+        if lease > 0 {
+            let length = Duration::from_millis(lease);
+            leases.insert(
+                key.to_owned(),
+                Lease {
+                    length,
+                    ends: Instant::now() + length,
+                },
+            );
+        }
+    }
+    Ok((number_at(&table, prefix, GENERATION)?, leases))
+}
+
+/// Reads a number that is stored as decimal text; 0 when there is none.
+fn number_at(
+    table: &impl ReadableTable<&'static str, (u64, u64, &'static [u8])>,
+    prefix: &str,
+    key: &str,
+) -> Result<u64, redb::Error> {
+    let Some(row) = table.get(format!("{prefix}{key}").as_str())? else {
+        return Ok(0);
+    };
+    let (_generation, _lease, text) = row.value();
+    let number = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    number.ok_or_else(|| redb::Error::Corrupted(format!("{prefix}{key} is not a number")))
+}
+
+fn put_number(
+    table: &mut redb::Table<'_, &'static str, (u64, u64, &'static [u8])>,
+    prefix: &str,
+    key: &str,
+    number: u64,
+) -> Result<(), redb::Error> {
+    table.insert(
+        format!("{prefix}{key}").as_str(),
+        (number, 0, number.to_string().as_bytes()),
+    )?;
+    Ok(())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn database(error: redb::Error) -> StoreError {
+    StoreError::Database(Box::new(error))
+}
