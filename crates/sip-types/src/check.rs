@@ -6,7 +6,7 @@
 use crate::message::Message;
 use crate::method::Method;
 use crate::name::HeaderName;
-use crate::token::is_lws;
+use crate::token::{LWS, is};
 use crate::uri::Uri;
 use crate::{BRANCH_BYTES_MAX, CALL_ID_BYTES_MAX, LIST_ELEMENTS_MAX, TAG_BYTES_MAX, URI_BYTES_MAX};
 
@@ -133,7 +133,7 @@ impl<'a> Message<'a> {
 
     fn check_call_id(&self) -> Result<(), Fault> {
         let call_id = self.call_id();
-        if call_id.is_empty() || call_id.iter().any(|byte| is_lws(*byte)) {
+        if call_id.is_empty() || call_id.iter().any(|byte| is(*byte, LWS)) {
             return Err(Fault::Malformed(HeaderName::CallId));
         }
         within(call_id.len(), CALL_ID_BYTES_MAX, HeaderName::CallId)

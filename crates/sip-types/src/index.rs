@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::check::Fault;
 use crate::name::{HEADER_NAMES, HeaderName};
-use crate::token::{is_token, is_token_byte, number, trim};
+use crate::token::{TOKEN, is, is_all, number, trim};
 use crate::{HEADERS_MAX, MESSAGE_BYTES_MAX};
 
 /// Why a datagram cannot be framed, or if framed neither be used nor answered.
@@ -160,7 +160,7 @@ impl Index {
         let is_sip = version
             .get(..4)
             .is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"));
-        if !is_sip || !is_token(&line[..method_end]) || uri == uri_end {
+        if !is_sip || !is_all(&line[..method_end], TOKEN) || uri == uri_end {
             return Err(ParseError::StartLine);
         }
         self.method_end = offset(method_end);
@@ -210,7 +210,7 @@ impl Index {
                 return Ok(());
             }
             // No name holds an LF: the search for it starts behind the name.
-            let name = bytes[at..].iter().take_while(|byte| is_token_byte(**byte));
+            let name = bytes[at..].iter().take_while(|byte| is(**byte, TOKEN));
             let name_end = at + name.count();
             let mut end = line_end(bytes, name_end)?;
             while matches!(bytes.get(end), Some(b' ' | b'\t')) {

@@ -8,7 +8,7 @@ use crate::index::{Entry, Index, ParseError, range};
 use crate::method::Method;
 use crate::name::HeaderName;
 use crate::name_addr::NameAddr;
-use crate::token::{Cursor, is_lws, is_token, number, quoted_end, trim};
+use crate::token::{Cursor, DIGIT, LWS, TOKEN, is_all, number, quoted_end, trim};
 use crate::via::Via;
 
 /// A SIP request or response. Every offset and range counts from the start of [`Message::bytes`].
@@ -161,14 +161,14 @@ impl<'a> Message<'a> {
     /// Returns the CSeq; `None` if it is absent or broken.
     pub fn cseq(&self) -> Option<CSeq<'a>> {
         let mut cursor = Cursor::new(self.value(HeaderName::CSeq)?);
-        let digits = cursor.run(|byte| byte.is_ascii_digit());
+        let digits = cursor.run(DIGIT);
         let number = u32::try_from(number(digits, u64::from(u32::MAX))?).ok()?;
-        if !cursor.peek().is_some_and(is_lws) {
+        if !cursor.next_is(LWS) {
             return None;
         }
         cursor.skip_lws();
         let method = &cursor.bytes[cursor.at..];
-        is_token(method).then_some(CSeq {
+        is_all(method, TOKEN).then_some(CSeq {
             number,
             method: Method::from_bytes(method),
         })

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::params::Params;
-use crate::token::{is_lws, is_uri_text, quoted_end, trim};
+use crate::token::{LWS, is, is_uri_text, quoted_end, trim};
 use crate::uri::{Uri, UriError, scheme};
 
 /// One address.
@@ -102,7 +102,7 @@ fn bare(text: &[u8]) -> Result<Parts<'_>, UriError> {
 /// More than the tokens of the grammar, since nobody reads it: only what delimits is refused.
 fn is_plain_display(display: &[u8]) -> bool {
     display.iter().all(|byte| {
-        is_lws(*byte) || !(byte.is_ascii_control() || matches!(byte, b'"' | b',' | b'>' | b'\\'))
+        is(*byte, LWS) || !(byte.is_ascii_control() || matches!(byte, b'"' | b',' | b'>' | b'\\'))
     })
 }
 

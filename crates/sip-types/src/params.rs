@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::token::{Cursor, is_lws, quoted_end};
+use crate::token::{Cursor, PARAM_NAME, PARAM_VALUE, quoted_end};
 
 /// The parameters of a URI, of an address or of another header value, read when asked for.
 ///
@@ -97,7 +97,7 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Option<RawParam<'a>> {
     }
     cursor.skip_lws();
     let start = cursor.at;
-    let name = cursor.run(|byte| !is_lws(byte) && !matches!(byte, b';' | b'=' | b'"'));
+    let name = cursor.run(PARAM_NAME);
     if name.is_empty() {
         return None;
     }
@@ -110,7 +110,7 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Option<RawParam<'a>> {
         if cursor.peek() == Some(b'"') {
             cursor.at = quoted_end(cursor.bytes, from)?;
         } else {
-            cursor.run(|byte| !is_lws(byte) && byte != b';');
+            cursor.run(PARAM_VALUE);
         }
         value = Some(&cursor.bytes[from..cursor.at]);
         end = cursor.at;

@@ -4,24 +4,48 @@
 
 use std::net::IpAddr;
 
-const TOKEN: u8 = 1;
-const HOST: u8 = 2;
+/// Bytes of a token.
+pub(crate) const TOKEN: u8 = 1;
+/// Bytes of a host name or an IPv4 address; the underscore is a liberty that many take.
+pub(crate) const HOST: u8 = 1 << 1;
+/// Bytes of an IPv6 address between its brackets.
+pub(crate) const IPV6: u8 = 1 << 2;
+/// Decimal digits.
+pub(crate) const DIGIT: u8 = 1 << 3;
+/// White space inside a header value; CR and LF occur there only in folds.
+pub(crate) const LWS: u8 = 1 << 4;
+/// What can stand in the name of a parameter without ending it.
+pub(crate) const PARAM_NAME: u8 = 1 << 5;
+/// What can stand in the value of a parameter without ending it.
+pub(crate) const PARAM_VALUE: u8 = 1 << 6;
 
 /// The classes of every byte.
-static CLASS: [u8; 256] = {
-    let mut class = [0_u8; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let c = byte as u8;
-        if c.is_ascii_alphanumeric() || one_of(c, b"-.!%*_+`'~") {
-            class[byte] |= TOKEN;
+static CLASSES: [u8; 256] = {
+    let mut classes = [0_u8; 256];
+    let mut at = 0;
+    while at < 256 {
+        let byte = at as u8;
+        let alphanumeric = byte.is_ascii_alphanumeric();
+        let lws = one_of(byte, b" \t\r\n");
+        let members = [
+            (TOKEN, alphanumeric || one_of(byte, b"-.!%*_+`'~")),
+            (HOST, alphanumeric || one_of(byte, b"-._")),
+            (IPV6, byte.is_ascii_hexdigit() || one_of(byte, b":.")),
+            (DIGIT, byte.is_ascii_digit()),
+            (LWS, lws),
+            (PARAM_NAME, !lws && !one_of(byte, b";=\"")),
+            (PARAM_VALUE, !lws && byte != b';'),
+        ];
+        let mut member = 0;
+        while member < members.len() {
+            if members[member].1 {
+                classes[at] |= members[member].0;
+            }
+            member += 1;
         }
-        if c.is_ascii_alphanumeric() || one_of(c, b"-._") {
-            class[byte] |= HOST;
-        }
-        byte += 1;
+        at += 1;
     }
-    class
+    classes
 };
 
 const fn one_of(byte: u8, set: &[u8]) -> bool {
@@ -35,12 +59,14 @@ const fn one_of(byte: u8, set: &[u8]) -> bool {
     false
 }
 
-pub(crate) fn is_token_byte(byte: u8) -> bool {
-    CLASS[usize::from(byte)] & TOKEN != 0
+/// Whether the byte belongs to the class.
+pub(crate) fn is(byte: u8, class: u8) -> bool {
+    CLASSES[usize::from(byte)] & class != 0
 }
 
-pub(crate) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| is_token_byte(*byte))
+/// Whether there is anything, and all of it belongs to the class.
+pub(crate) fn is_all(bytes: &[u8], class: u8) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|byte| is(*byte, class))
 }
 
 /// Whether every byte can stand in a URI. Lenient: whatever does not end one.
@@ -54,22 +80,9 @@ pub(crate) fn is_uri_text(bytes: &[u8]) -> bool {
 /// Whether this is a host as a URI or a Via writes it: a name, an IPv4 address, or `[IPv6]`.
 pub(crate) fn is_host(bytes: &[u8]) -> bool {
     match bytes {
-        [] => false,
-        [b'[', inner @ .., b']'] => {
-            !inner.is_empty()
-                && inner
-                    .iter()
-                    .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
-        }
-        name => name
-            .iter()
-            .all(|byte| CLASS[usize::from(*byte)] & HOST != 0),
+        [b'[', inner @ .., b']'] => is_all(inner, IPV6),
+        name => is_all(name, HOST),
     }
-}
-
-/// Whether this byte is white space inside a header value; CR and LF occur there only in folds.
-pub(crate) fn is_lws(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
 /// Returns the value of a run of digits, `None` if there is anything else or more than `max`.
@@ -109,10 +122,10 @@ pub(crate) fn host_addr(host: &[u8]) -> Option<IpAddr> {
 
 /// Cuts white space and folds off both ends of `start..end`.
 pub(crate) fn trim(bytes: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
-    while start < end && is_lws(bytes[start]) {
+    while start < end && is(bytes[start], LWS) {
         start += 1;
     }
-    while start < end && is_lws(bytes[end - 1]) {
+    while start < end && is(bytes[end - 1], LWS) {
         end -= 1;
     }
     (start, end)
@@ -146,7 +159,7 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn skip_lws(&mut self) {
-        while self.peek().is_some_and(is_lws) {
+        while self.next_is(LWS) {
             self.at += 1;
         }
     }
@@ -158,15 +171,18 @@ impl<'a> Cursor<'a> {
         taken
     }
 
-    /// Takes the longest run of bytes that `class` accepts.
-    pub(crate) fn run(&mut self, class: impl Fn(u8) -> bool) -> &'a [u8] {
+    /// Whether there is a next byte and it belongs to the class.
+    pub(crate) fn next_is(&self, class: u8) -> bool {
+        self.peek().is_some_and(|byte| is(byte, class))
+    }
+
+    /// Takes the longest run of bytes of the class, which may be empty.
+    pub(crate) fn run(&mut self, class: u8) -> &'a [u8] {
         let rest = &self.bytes[self.at..];
-        let length = rest
-            .iter()
-            .position(|byte| !class(*byte))
-            .unwrap_or(rest.len());
-        self.at += length;
-        &rest[..length]
+        let length = rest.iter().position(|byte| !is(*byte, class));
+        let (run, _) = rest.split_at(length.unwrap_or(rest.len()));
+        self.at += run.len();
+        run
     }
 }
 

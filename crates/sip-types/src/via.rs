@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::params::RawParams;
-use crate::token::{Cursor, host_addr, is_host, is_lws, is_token_byte, port, trim};
+use crate::token::{Cursor, DIGIT, HOST, LWS, TOKEN, host_addr, is_host, port, trim};
 
 /// The port of a sent-by without one, over UDP and TCP.
 const DEFAULT_PORT: u16 = 5060;
@@ -110,7 +110,7 @@ fn sent_protocol<'a>(cursor: &mut Cursor<'a>) -> Option<&'a [u8]> {
         cursor.at += USUAL.len();
     } else {
         for part in [&b"SIP"[..], b"2.0"] {
-            if !cursor.run(is_token_byte).eq_ignore_ascii_case(part) {
+            if !cursor.run(TOKEN).eq_ignore_ascii_case(part) {
                 return None;
             }
             cursor.skip_lws();
@@ -121,8 +121,8 @@ fn sent_protocol<'a>(cursor: &mut Cursor<'a>) -> Option<&'a [u8]> {
         }
     }
     cursor.skip_lws();
-    let transport = cursor.run(is_token_byte);
-    let spaced = cursor.peek().is_some_and(is_lws);
+    let transport = cursor.run(TOKEN);
+    let spaced = cursor.next_is(LWS);
     cursor.skip_lws();
     (!transport.is_empty() && spaced).then_some(transport)
 }
@@ -135,7 +135,7 @@ fn sent_by<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a [u8], Option<u16>)> {
         cursor.at += length;
         &cursor.bytes[start..cursor.at]
     } else {
-        cursor.run(|byte| !is_lws(byte) && !matches!(byte, b':' | b';'))
+        cursor.run(HOST)
     };
     if !is_host(host) {
         return None;
@@ -145,7 +145,7 @@ fn sent_by<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a [u8], Option<u16>)> {
         return Some((host, None));
     }
     cursor.skip_lws();
-    let port = port(cursor.run(|byte| byte.is_ascii_digit()))?;
+    let port = port(cursor.run(DIGIT))?;
     Some((host, Some(port)))
 }
 
@@ -236,6 +236,7 @@ mod tests {
             "SIP/2.0/UDP 192.0.2.1;branch=a b",
             "SIP/2.0/UDP 192.0.2.1;rport=x",
             "SIP/2.0/UDP [::1",
+            "SIP/2.0/UDP ho$t;branch=1",
             "SIP/2.0/UDP ;branch=1",
         ] {
             assert_eq!(via(text), None, "{text}");
