@@ -6,6 +6,7 @@
 use crate::message::Message;
 use crate::method::Method;
 use crate::name::HeaderName;
+use crate::name_addr::NameAddr;
 use crate::token::{LWS, is};
 use crate::uri::Uri;
 use crate::{BRANCH_BYTES_MAX, CALL_ID_BYTES_MAX, LIST_ELEMENTS_MAX, TAG_BYTES_MAX, URI_BYTES_MAX};
@@ -87,8 +88,10 @@ impl Fault {
 impl<'a> Message<'a> {
     /// Checks everything that an element has to read, so that what reads it later cannot fail.
     ///
-    /// Max-Forwards may be absent: RFC 2543 had none, and a proxy adds it. For a response only what
-    /// transactions and response routing read is checked.
+    /// The URIs that route a request (Request-URI, Route, Record-Route) are taken apart; those that name
+    /// somebody (From, To, Contact) need only a scheme and sound characters. Max-Forwards may be absent:
+    /// RFC 2543 had none, and a proxy adds it. For a response only what transactions and response routing
+    /// read is checked.
     pub fn check(&self) -> Result<(), Fault> {
         if let Some(fault) = self.index.fault {
             return Err(fault);
@@ -115,9 +118,9 @@ impl<'a> Message<'a> {
             return Err(Fault::MethodMismatch);
         }
         self.max_forwards().transpose()?;
-        self.check_addresses(HeaderName::Route)?;
-        self.check_addresses(HeaderName::RecordRoute)?;
-        self.check_addresses(HeaderName::Contact)
+        self.check_addresses(HeaderName::Route, route_is_readable)?;
+        self.check_addresses(HeaderName::RecordRoute, route_is_readable)?;
+        self.check_addresses(HeaderName::Contact, |_| true)
     }
 
     fn check_request_uri(&self) -> Result<(), Fault> {
@@ -157,13 +160,25 @@ impl<'a> Message<'a> {
         Ok(())
     }
 
-    fn check_addresses(&self, name: HeaderName) -> Result<(), Fault> {
+    fn check_addresses(
+        &self,
+        name: HeaderName,
+        readable: fn(&NameAddr<'_>) -> bool,
+    ) -> Result<(), Fault> {
         for (count, address) in self.addresses(name).enumerate() {
             within(count + 1, LIST_ELEMENTS_MAX, name)?;
-            within(address?.uri.len(), URI_BYTES_MAX, name)?;
+            let address = address?;
+            within(address.uri.len(), URI_BYTES_MAX, name)?;
+            if !readable(&address) {
+                return Err(Fault::Malformed(name));
+            }
         }
         Ok(())
     }
+}
+
+fn route_is_readable(address: &NameAddr<'_>) -> bool {
+    address.parsed_uri().is_ok()
 }
 
 /// What every message carries: RFC 3261 section 8.1.1, Max-Forwards aside.
@@ -180,5 +195,120 @@ fn within(length: usize, max: usize, name: HeaderName) -> Result<(), Fault> {
         Err(Fault::TooLong(name))
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::Index;
+
+    /// Checks a sound request in which `from` was replaced by `to`.
+    fn changed(from: &str, to: &str) -> Result<(), Fault> {
+        let text = "INVITE sip:b@example.org SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1\r\n\
+            Route: <sip:r.example.org;lr>\r\nMax-Forwards: 70\r\nFrom: <sip:a@example.org>;tag=1\r\n\
+            To: <sip:b@example.org>\r\nCall-ID: c\r\nCSeq: 1 INVITE\r\nContact: <sip:a@192.0.2.1>\r\n\r\n";
+        assert!(text.contains(from), "{from}");
+        let text = text.replacen(from, to, 1);
+        let mut index = Index::new();
+        Message::parse(text.as_bytes(), &mut index).unwrap().check()
+    }
+
+    #[test]
+    fn what_has_to_be_read_is_refused_when_it_cannot_be() {
+        use HeaderName::{CSeq, CallId, From, MaxForwards, Route, To, Via};
+        assert_eq!(changed("Max-Forwards: 70\r\n", ""), Ok(()));
+        assert_eq!(changed("Contact: <sip:a@192.0.2.1>", "m: *"), Ok(()));
+        for (from, to, fault) in [
+            (
+                "Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1\r\n",
+                "",
+                Fault::Missing(Via),
+            ),
+            ("192.0.2.1;branch", ";branch", Fault::Malformed(Via)),
+            ("CSeq: 1", "CSeq: 1x", Fault::Malformed(CSeq)),
+            ("CSeq: 1 INVITE", "CSeq: 1 ACK", Fault::MethodMismatch),
+            ("Call-ID: c", "Call-ID:", Fault::Malformed(CallId)),
+            ("Call-ID: c", "Call-ID: c d", Fault::Malformed(CallId)),
+            ("Call-ID: c", "Call-ID: c\r\ni: d", Fault::Duplicate(CallId)),
+            ("From: <sip:a", "From: <a", Fault::Malformed(From)),
+            ("To: <sip:b", "To: \"b <sip:b", Fault::Malformed(To)),
+            (
+                "Max-Forwards: 70",
+                "Max-Forwards: 256",
+                Fault::Malformed(MaxForwards),
+            ),
+            (
+                "<sip:r.example.org;lr>",
+                "<sip:r.example.org:port;lr>",
+                Fault::Malformed(Route),
+            ),
+            (
+                "<sip:r.example.org;lr>",
+                "<sip:r;lr>,,<sip:s;lr>",
+                Fault::Malformed(Route),
+            ),
+            (
+                "sip:b@example.org SIP/2.0",
+                "sip:b@ SIP/2.0",
+                Fault::RequestUri,
+            ),
+            (
+                "sip:b@example.org SIP/2.0",
+                "sip:b@example.org SIP/1.0",
+                Fault::Version,
+            ),
+            ("Route: ", "Route ", Fault::HeaderLine),
+        ] {
+            assert_eq!(changed(from, to), Err(fault), "{to}");
+            assert!(!fault.reason().is_empty() && fault.status() >= 400);
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let long = |length: usize| "x".repeat(length);
+        assert_eq!(
+            changed(
+                "Call-ID: c",
+                &format!("Call-ID: {}", long(CALL_ID_BYTES_MAX))
+            ),
+            Ok(())
+        );
+        for (from, to, fault) in [
+            (
+                "Call-ID: c",
+                format!("Call-ID: {}", long(CALL_ID_BYTES_MAX + 1)),
+                Fault::TooLong(HeaderName::CallId),
+            ),
+            (
+                "tag=1",
+                format!("tag={}", long(TAG_BYTES_MAX + 1)),
+                Fault::TooLong(HeaderName::From),
+            ),
+            (
+                "z9hG4bK1",
+                long(BRANCH_BYTES_MAX + 1),
+                Fault::TooLong(HeaderName::Via),
+            ),
+            (
+                "sip:b@",
+                format!("sip:{}@", long(URI_BYTES_MAX)),
+                Fault::RequestUriTooLong,
+            ),
+            (
+                "<sip:b@",
+                format!("<sip:{}@", long(URI_BYTES_MAX)),
+                Fault::TooLong(HeaderName::To),
+            ),
+            (
+                "<sip:r",
+                format!("{}<sip:r", "<sip:s>,".repeat(LIST_ELEMENTS_MAX)),
+                Fault::TooLong(HeaderName::Route),
+            ),
+        ] {
+            assert_eq!(changed(from, &to), Err(fault));
+        }
+        assert_eq!(Fault::RequestUriTooLong.status(), 414);
     }
 }
