@@ -1,0 +1,230 @@
+//! `cargo xtask bench peer`: Tandem beside real Kamailio, in alternating runs of one instrument.
+//!
+//! `bench/peer/run.py` makes the load and reads the figures, for both. Here: which runs in which
+//! order, Tandem's processes, and what comes of the numbers.
+
+mod results;
+mod tandem;
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::{setup, shell};
+use results::Results;
+use tandem::Tandem;
+
+/// Calls per second of the steady runs.
+const RATES: [u32; 2] = [400, 800];
+
+/// How long a call of a steady run lasts, milliseconds.
+const HOLD_MS: u32 = 200;
+
+/// Arguments of `bench peer`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Print the figures as JSON too, on the last line
+    #[arg(long)]
+    json: bool,
+    /// How often each figure is measured: steady figures are medians, of kill runs the worst counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seconds of calls in a steady run
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+    /// Measure one side only, and leave bench/RESULTS.md as it is
+    #[arg(long)]
+    only: Option<Only>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Only {
+    Kamailio,
+    Tandem,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Kamailio as it is run: routers replicate over DMQ.
+    Kamailio,
+    /// Kamailio whose routers do not replicate.
+    KamailioWithoutDmq,
+    /// Ours.
+    Tandem,
+}
+
+impl Side {
+    fn chosen(self, only: Option<Only>) -> bool {
+        match only {
+            None => true,
+            Some(Only::Tandem) => self == Self::Tandem,
+            Some(Only::Kamailio) => self != Self::Tandem,
+        }
+    }
+}
+
+/// What SIPp does in one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// Short calls at a steady rate, per second.
+    Steady { rate: u32, calls: u32 },
+    /// A router killed while calls are set up and held.
+    Kill,
+}
+
+impl Load {
+    const KILL_CALLS: u32 = 3000;
+
+    fn calls(self) -> u32 {
+        match self {
+            Self::Steady { calls, .. } => calls,
+            Self::Kill => Self::KILL_CALLS,
+        }
+    }
+
+    fn arguments(self) -> Vec<String> {
+        let (rate, hold) = match self {
+            Self::Steady { rate, .. } => (rate, HOLD_MS),
+            Self::Kill => (200, 6000),
+        };
+        let mut words = Vec::new();
+        for (name, value) in [
+            ("--calls", self.calls()),
+            ("--rate", rate),
+            ("--hold", hold),
+        ] {
+            words.extend([name.to_owned(), value.to_string()]);
+        }
+        if self == Self::Kill {
+            words.extend(["--kill-router-at".to_owned(), "6".to_owned()]);
+        }
+        words
+    }
+}
+
+/// What `run.py` prints, as far as it is used.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Run {
+    ok: u32,
+    failed: u32,
+    ipbx_failed: u32,
+    response_times: ResponseTimes,
+    sbc: Cpu,
+    router1: Option<Cpu>,
+    router2: Option<Cpu>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ResponseTimes {
+    over_1s: u32,
+    slowest_ms: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Cpu {
+    user_us_per_call: f64,
+    sys_us_per_call: f64,
+}
+
+impl Cpu {
+    fn total(&self) -> f64 {
+        self.user_us_per_call + self.sys_us_per_call
+    }
+}
+
+impl Run {
+    fn routers(&self) -> f64 {
+        [&self.router1, &self.router2]
+            .into_iter()
+            .flatten()
+            .map(Cpu::total)
+            .sum()
+    }
+
+    /// Calls that failed at either end; one that failed at both counts once, at least.
+    fn failed(&self) -> u32 {
+        self.failed.max(self.ipbx_failed)
+    }
+}
+
+/// Measures both sides and writes down what came of it.
+pub(crate) fn peer(arguments: &Arguments) -> Result<()> {
+    setup::run()?;
+    if Side::Tandem.chosen(arguments.only) {
+        shell::run(shell::cargo().args(["build", "--release", "--package", "tandem"]))?;
+    }
+    let mut plan = Vec::new();
+    for _ in 0..arguments.rounds {
+        for rate in RATES {
+            let load = Load::Steady {
+                rate,
+                calls: rate * arguments.seconds,
+            };
+            plan.extend(
+                [Side::Kamailio, Side::Tandem, Side::KamailioWithoutDmq].map(|side| (side, load)),
+            );
+        }
+        plan.extend([Side::Kamailio, Side::Tandem].map(|side| (side, Load::Kill)));
+    }
+    plan.retain(|(side, _)| side.chosen(arguments.only));
+
+    let mut results = Results::default();
+    for (i, &(side, load)) in plan.iter().enumerate() {
+        eprintln!("run {} of {}: {side:?}, {load:?}", i + 1, plan.len());
+        let run = measure(side, load).with_context(|| format!("{side:?}, {load:?}"))?;
+        results.add(side, load, &run);
+    }
+    let table = results.table();
+    println!("{table}");
+    if arguments.only.is_none() {
+        results::write_down(&table, arguments.rounds, arguments.seconds)?;
+    }
+    if arguments.json {
+        println!("{}", results.json());
+    }
+    Ok(())
+}
+
+/// Makes one run from start to end; nothing of it goes on running. The logs of a failed run stay.
+fn measure(side: Side, load: Load) -> Result<Run> {
+    let directory = tempfile::Builder::new().prefix("tandem-bench-").tempdir()?;
+    measure_in(directory.path(), side, load).map_err(|error| {
+        let kept = directory.keep();
+        error.context(format!("the logs are in {}", kept.display()))
+    })
+}
+
+fn measure_in(directory: &Path, side: Side, load: Load) -> Result<Run> {
+    let mut command = instrument(directory, load);
+    let tandem = match side {
+        Side::Kamailio | Side::KamailioWithoutDmq => None,
+        Side::Tandem => Some(Tandem::start(directory)?),
+    };
+    match (&tandem, side) {
+        (Some(tandem), _) => command.args(["--pids", &tandem.pids()]),
+        (None, Side::KamailioWithoutDmq) => command.arg("--no-dmq"),
+        (None, _) => &mut command,
+    };
+    let printed = shell::output(&mut command)?;
+    let run: Run =
+        serde_json::from_str(&printed).with_context(|| format!("run.py printed {printed:?}"))?;
+    let (ok, calls) = (run.ok, load.calls());
+    ensure!(
+        u64::from(ok) * 100 >= u64::from(calls) * 95,
+        "only {ok} of {calls} calls came through: figures per call would mean nothing"
+    );
+    Ok(run)
+}
+
+fn instrument(directory: &Path, load: Load) -> Command {
+    let mut command = Command::new("python3");
+    command
+        .arg(shell::root().join("bench/peer/run.py"))
+        .args(load.arguments())
+        .arg("--out")
+        .arg(directory);
+    command
+}

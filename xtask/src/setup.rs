@@ -1,0 +1,78 @@
+//! What tests and benchmarks need beside the toolchain, from the distribution's packages.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+/// Debian's packages, and the file that shows that one is there, whoever installed it.
+const PACKAGES: [(&str, &[&str]); 5] = [
+    (
+        "kamailio",
+        &["/usr/sbin/kamailio", "/usr/local/sbin/kamailio"],
+    ),
+    (
+        "kamailio-extra-modules",
+        &[
+            "/usr/lib/x86_64-linux-gnu/kamailio/modules/dmq.so",
+            "/usr/lib/aarch64-linux-gnu/kamailio/modules/dmq.so",
+            "/usr/lib64/kamailio/modules/dmq.so",
+        ],
+    ),
+    ("sip-tester", &["/usr/bin/sipp", "/usr/local/bin/sipp"]),
+    ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"]),
+    ("python3", &["/usr/bin/python3", "/usr/local/bin/python3"]),
+];
+
+/// Installs what is missing; if that cannot be done from here, fails with the command that does it.
+pub(crate) fn run() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        println!("setup: everything is there");
+        return Ok(());
+    }
+    let by_hand = format!(
+        "apt-get update && apt-get install --yes --no-install-recommends {}",
+        missing.join(" ")
+    );
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "missing: {}. Run as root:\n    {by_hand}",
+            missing.join(", ")
+        );
+    }
+    println!("setup: installing {}", missing.join(", "));
+    let apt = |arguments: &[&str]| {
+        shell::run(
+            Command::new("apt-get")
+                .args(arguments)
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        )
+        .with_context(|| {
+            format!(
+                "missing: {}. Run as root:\n    {by_hand}",
+                missing.join(", ")
+            )
+        })
+    };
+    apt(&["update"])?;
+    apt(&[
+        &["install", "--yes", "--no-install-recommends"],
+        missing.as_slice(),
+    ]
+    .concat())?;
+    match self::missing().as_slice() {
+        [] => Ok(()),
+        still => bail!("installed, but still not found: {}", still.join(", ")),
+    }
+}
+
+fn missing() -> Vec<&'static str> {
+    let there = |paths: &[&str]| paths.iter().any(|path| std::path::Path::new(path).exists());
+    PACKAGES
+        .iter()
+        .filter(|(_, paths)| !there(paths))
+        .map(|(package, _)| *package)
+        .collect()
+}
