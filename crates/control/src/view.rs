@@ -9,7 +9,7 @@ mod resources;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-pub use convert::Refusal;
+pub use convert::{NotANetwork, Refusal};
 pub use resources::{Resources, etag_of, name_of};
 
 /// Bytes of the cluster key.

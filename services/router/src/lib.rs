@@ -4,12 +4,15 @@
 //! [`element::Sharded`]. `routes/` reads like the configuration of a Kamailio router.
 
 mod decision;
+mod grpc;
 mod node;
+mod role;
 mod routes;
 mod shard;
 mod view;
 
 pub use decision::{Hop, Rules};
 pub use node::Node;
+pub use role::Router;
 pub use shard::{Counters, Shard};
 pub use view::View;

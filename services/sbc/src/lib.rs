@@ -4,16 +4,20 @@
 //! [`element::Sharded`]. `routes/` reads like the configuration of a Kamailio SBC.
 
 mod counters;
+mod grpc;
 mod headers;
 mod node;
 mod pass;
+mod role;
 mod routes;
 mod shard;
 mod signs;
+mod tap;
 mod view;
 
 pub use counters::Counters;
 pub use node::{ADDRESSES_MAX, Change, FIRST_SET, Node};
+pub use role::Sbc;
 pub use shard::{FAILOVER_BURST, FAILOVER_PAUSE, Notice, Shard};
 pub use signs::Signs;
 pub use view::{Addresses, Owner, View};

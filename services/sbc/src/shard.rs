@@ -70,6 +70,14 @@ impl Shard {
         self.proxy.len()
     }
 
+    /// Tells whether a request still waits for its final response.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.proxy
+            .contexts()
+            .any(|(_, context)| context.is_pending())
+    }
+
     /// Returns what it has counted.
     #[must_use]
     pub fn counters(&self) -> &Counters {

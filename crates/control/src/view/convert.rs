@@ -468,25 +468,38 @@ fn algorithm(number: u32) -> Option<Algorithm> {
     })
 }
 
-impl FromStr for Network {
-    type Err = ();
+/// A text is no address or network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not an address or a network such as 192.0.2.0/24")]
+pub struct NotANetwork;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+impl FromStr for Network {
+    type Err = NotANetwork;
+
+    fn from_str(text: &str) -> Result<Self, NotANetwork> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
         };
-        let address: IpAddr = address.parse().map_err(drop)?;
+        let address: IpAddr = address.parse().map_err(|_| NotANetwork)?;
         let width = if address.is_ipv4() { 32 } else { 128 };
-        let prefix_bits = bits.map_or(Ok(width), |bits| bits.parse().map_err(drop))?;
+        let prefix_bits = match bits {
+            Some(bits) => bits.parse().map_err(|_| NotANetwork)?,
+            None => width,
+        };
         if prefix_bits > width {
-            Err(())
-        } else {
-            Ok(Self {
-                address,
-                prefix_bits,
-            })
+            return Err(NotANetwork);
         }
+        Ok(Self {
+            address,
+            prefix_bits,
+        })
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_bits)
     }
 }
 

@@ -1,0 +1,13 @@
+//! What an SBC and a router are as processes: settings, sockets and workers around an element, the
+//! membership in the registry, gRPC and HTTP faces, drain and end. A service adds a [`Role`].
+
+mod addresses;
+mod config;
+mod handle;
+mod metrics;
+mod process;
+
+pub use addresses::{Addresses, KEPT_FOR, PastMember};
+pub use config::{HostConfig, KEYS, RoleDefaults};
+pub use handle::Handle;
+pub use process::{Figure, Host, Role, command, main, run};

@@ -1,0 +1,322 @@
+//! One process: bind, join the cluster, move SIP, serve its faces, drain, leave.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use clap::ArgMatches;
+use control::client::{NodeConfig, NodeSession};
+use control::shutdown::Shutdown;
+use control::view::{MemberKind, Side, SipEndpoint, View};
+use element::Sharded;
+use prometheus_client::registry::Registry;
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use sip::{DialogConfig, ProxyConfig, TimerConfig};
+use telemetry::http::Readiness;
+use tokio_stream::wrappers::TcpListenerStream;
+use transport::{RunningClock, Sockets, Workers};
+
+use crate::addresses::Addresses;
+use crate::config::{HostConfig, KEYS, RoleDefaults};
+use crate::handle::Handle;
+use crate::metrics::Metrics;
+
+/// Response contexts of a whole process, shared out among its shards. See [`ProxyConfig`].
+const CONTEXTS_MAX: usize = 1_000_000;
+/// Dialogs of a whole process.
+const DIALOGS_MAX: usize = 500_000;
+/// How often a draining process looks whether it is done.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What an SBC and a router do differently.
+pub trait Role: Send + Sync + Sized + 'static {
+    /// One shard.
+    type Shard: element::Shard;
+    /// The node.
+    type Node: element::Node<
+            View = <Self::Shard as element::Shard>::View,
+            Notice = <Self::Shard as element::Shard>::Notice,
+            Outcomes = <Self::Shard as element::Shard>::Outcomes,
+        >;
+
+    /// What it is in the registry.
+    const KIND: MemberKind;
+    /// The program's name.
+    const PROGRAM: &'static str;
+    /// What `--help` says it is.
+    const ABOUT: &'static str;
+    /// Timer C: the second pass waits longest, then the router, then the first pass.
+    const TIMER_C: Duration;
+
+    /// Returns what its settings default to.
+    fn defaults() -> RoleDefaults;
+    /// Makes a shard.
+    fn shard(proxy: ProxyConfig, dialogs: DialogConfig, seed: u64) -> Self::Shard;
+    /// Makes the node.
+    fn node(config: &HostConfig, seed: u64) -> Self::Node;
+    /// Returns the node's view as it is.
+    fn view(node: &Self::Node) -> <Self::Shard as element::Shard>::View;
+    /// Tells the node which addresses the cluster had.
+    fn remember(node: &mut Self::Node, addresses: &Addresses);
+    /// Puts a view of the registry in force.
+    fn configure(node: &mut Self::Node, now: Instant, view: &View);
+    /// Stops taking new calls, or takes them again.
+    fn drain(node: &mut Self::Node, draining: bool);
+    /// Tells whether nothing keeps a draining process from ending.
+    fn is_drained(element: &Sharded<Self::Shard, Self::Node>) -> bool;
+    /// Logs what has changed since it was last asked.
+    fn log_changes(node: &mut Self::Node);
+    /// Adds its own gRPC services.
+    fn services(routes: &mut tonic::service::RoutesBuilder, host: &Host<Self>);
+    /// Reads its own figures.
+    fn measure(element: &Sharded<Self::Shard, Self::Node>, into: &mut dyn FnMut(Figure));
+}
+
+/// One figure for metrics.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// Its name, without `_total`.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// One label, name and value.
+    pub label: Option<(&'static str, String)>,
+    /// Its value.
+    pub value: u64,
+    /// Whether it only grows.
+    pub is_counter: bool,
+}
+
+/// What a process's gRPC services may use.
+pub struct Host<R: Role> {
+    /// The element.
+    pub handle: Handle<R::Shard, R::Node>,
+    /// The settings.
+    pub config: Arc<HostConfig>,
+    /// Which start of the node this is.
+    pub incarnation: u64,
+    /// When it started.
+    pub started: SystemTime,
+    /// The registry's view in force.
+    pub view: tokio::sync::watch::Receiver<Arc<View>>,
+    /// Whether the registry is connected.
+    pub connected: tokio::sync::watch::Receiver<bool>,
+    /// Is cancelled when the process drains.
+    pub shutdown: Shutdown,
+}
+
+/// Returns the command line of a role.
+#[must_use]
+pub fn command<R: Role>() -> clap::Command {
+    control::settings::command(R::PROGRAM, R::ABOUT, KEYS)
+}
+
+/// Runs a role by its command line until SIGTERM.
+///
+/// # Errors
+/// What keeps it from starting: each with what is in the way and the remedy.
+pub fn main<R: Role>(matches: &ArgMatches) -> anyhow::Result<()> {
+    let (config, effective) = HostConfig::gather(&R::defaults(), matches)?;
+    if control::settings::is_check(matches) {
+        use std::io::Write as _;
+        return Ok(write!(std::io::stdout(), "{effective}")?);
+    }
+    telemetry::logs::start(&config.filter, config.format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let shutdown = control::shutdown::on_signals()?;
+        run::<R>(config, shutdown).await
+    })
+}
+
+/// Runs a role until `shutdown` is cancelled and it has drained.
+///
+/// # Errors
+/// As [`main`].
+pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Result<()> {
+    let sockets = Sockets::bind(&config.listen, config.workers)?;
+    let grpc = control::bind::tcp("grpc.listen", config.grpc).await?;
+    let http = control::bind::tcp("http.listen", config.http).await?;
+    let session = NodeSession::start(node_config::<R>(&config), Box::new(|_| Ok(()))).await?;
+    let mut addresses = Addresses::load(&config.state_dir).context("state_dir/addresses")?;
+    let clock = Arc::new(RunningClock::new());
+
+    let mut random = StdRng::from_os_rng();
+    let mut node = R::node(&config, random.next_u64());
+    R::remember(&mut node, &addresses);
+    let mut view = session.view();
+    let first = view.borrow_and_update().clone();
+    if first.generation > 0 {
+        tracing::info!(
+            generation = first.generation,
+            "starting from the last good configuration"
+        );
+        R::configure(&mut node, clock.now(), &first);
+    }
+    let proxy = ProxyConfig {
+        listen: config.listen.clone(),
+        timers: TimerConfig::default(),
+        timer_c: R::TIMER_C,
+        contexts_max: CONTEXTS_MAX / config.shards,
+    };
+    let dialogs = DialogConfig {
+        dialogs_max: DIALOGS_MAX / config.shards,
+        ..DialogConfig::default()
+    };
+    let shards = (0..config.shards)
+        .map(|_| R::shard(proxy.clone(), dialogs, random.next_u64()))
+        .collect();
+    let mut shard_key = [0; 16];
+    random.fill_bytes(&mut shard_key);
+    let initial = Arc::new(R::view(&node));
+    let element = Arc::new(Sharded::new(shards, node, initial, shard_key));
+    let workers = Workers::start(element.clone(), sockets, clock.clone())?;
+    let handle = Handle::new(element.clone(), clock, workers.transmitter());
+
+    let host = Host::<R> {
+        handle: handle.clone(),
+        config: Arc::new(config.clone()),
+        incarnation: session.incarnation(),
+        started: SystemTime::now(),
+        view: session.view(),
+        connected: session.connected(),
+        shutdown: shutdown.clone(),
+    };
+    let readiness = Readiness::default();
+    let ended = Shutdown::new();
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let mut routes = tonic::service::Routes::builder();
+    routes.add_service(health_service);
+    for service in [true, false] {
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(control::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        if service {
+            routes.add_service(reflection.build_v1()?);
+        } else {
+            routes.add_service(reflection.build_v1alpha()?);
+        }
+    }
+    R::services(&mut routes, &host);
+    let server = tonic::transport::Server::builder()
+        .add_routes(routes.routes())
+        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stopped(ended.clone()));
+    let grpc = tokio::spawn(server);
+    let mut registry = Registry::with_prefix("tandem");
+    registry.register_collector(Box::new(Metrics::<R>::new(
+        element.clone(),
+        workers.counters().to_vec(),
+    )));
+    let http = tokio::spawn(telemetry::http::serve(
+        http,
+        Arc::new(registry),
+        readiness.clone(),
+        stopped(ended.clone()),
+    ));
+
+    tracing::info!(
+        node = %config.node, incarnation = host.incarnation,
+        sip = %config.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        grpc = %config.grpc, http = %config.http, "running"
+    );
+    let mut connected = session.connected();
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    readiness_of(&readiness, &first, *connected.borrow());
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            changed = view.changed() => {
+                changed.context("the registry's client ended")?;
+                let latest = view.borrow_and_update().clone();
+                handle.with_node(|now, node| R::configure(node, now, &latest));
+                if let Err(error) = addresses.note(&latest) {
+                    tracing::warn!(%error, "addresses of the cluster could not be kept on disk");
+                }
+                tracing::info!(generation = latest.generation, "configuration in force");
+                readiness_of(&readiness, &latest, *connected.borrow());
+            }
+            changed = connected.changed() => {
+                changed.context("the registry's client ended")?;
+                let up = *connected.borrow_and_update();
+                tracing::info!(connected = up, "registry");
+                readiness_of(&readiness, &view.borrow(), up);
+            }
+            _ = ticks.tick() => handle.with_node(|_, node| R::log_changes(node)),
+        }
+    }
+
+    readiness.down("calls", "draining");
+    health
+        .set_service_status("", tonic_health::ServingStatus::NotServing)
+        .await;
+    handle.with_node(|_, node| R::drain(node, true));
+    let deadline = tokio::time::Instant::now() + config.drain_timeout;
+    while !R::is_drained(&element) {
+        if tokio::time::Instant::now() >= deadline {
+            tracing::warn!("drain_timeout has passed; ending what is left");
+            break;
+        }
+        tokio::time::sleep(DRAIN_INTERVAL).await;
+    }
+    session.leave().await;
+    workers.join();
+    ended.cancel();
+    // Streams that a reader keeps open do not keep the process from ending.
+    let _grace = tokio::time::timeout(Duration::from_millis(500), async {
+        (grpc.await, http.await)
+    })
+    .await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn stopped(ended: Shutdown) -> impl Future<Output = ()> + Send + 'static {
+    async move { ended.cancelled().await }
+}
+
+fn readiness_of(readiness: &Readiness, view: &View, connected: bool) {
+    if view.generation == 0 {
+        readiness.down("configuration", "the registry was never seen");
+    } else {
+        readiness.up("configuration");
+    }
+    // Calls go on without it: said, but no reason to be taken out of service.
+    if !connected {
+        tracing::debug!("registry not connected");
+    }
+}
+
+fn node_config<R: Role>(config: &HostConfig) -> NodeConfig {
+    let side = |index: usize| match (config.listen.len(), index) {
+        (1, _) => Side::Both,
+        (_, 0) => Side::Outside,
+        _ => Side::Inside,
+    };
+    let told = |(index, listen): (usize, &std::net::SocketAddr)| {
+        let ip = if listen.ip() == config.address {
+            config.advertise
+        } else {
+            listen.ip()
+        };
+        SipEndpoint {
+            side: side(index),
+            address: std::net::SocketAddr::new(ip, listen.port()),
+        }
+    };
+    NodeConfig {
+        id: config.node.clone(),
+        kind: R::KIND,
+        address: config.advertise,
+        sip: config.listen.iter().enumerate().map(told).collect(),
+        dmq_port: None,
+        cell: config.cell.clone(),
+        zone: String::new(),
+        registries: config.registry.iter().map(ToString::to_string).collect(),
+        state_dir: config.state_dir.clone(),
+    }
+}

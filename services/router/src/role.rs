@@ -1,0 +1,168 @@
+//! The router as a process.
+
+use std::time::{Duration, Instant};
+
+use control::view::{MemberKind, View as RegistryView};
+use element::Sharded;
+use host::{Addresses, Figure, Host, HostConfig, Role, RoleDefaults};
+use sip::{DialogConfig, Drop, ProxyConfig};
+
+use crate::grpc;
+use crate::node::Node;
+use crate::shard::{Counters, Shard};
+use crate::view::View;
+
+/// The router's part in [`host::run`].
+#[derive(Debug)]
+pub struct Router;
+
+impl Role for Router {
+    type Shard = Shard;
+    type Node = Node;
+
+    const KIND: MemberKind = MemberKind::Router;
+    const PROGRAM: &'static str = "tandem-router";
+    const ABOUT: &'static str =
+        "Decides where calls go and sends them back through the SBC they came from";
+    const TIMER_C: Duration = Duration::from_secs(190);
+
+    fn defaults() -> RoleDefaults {
+        RoleDefaults {
+            node: "router",
+            grpc_port: 7401,
+            http_port: 7481,
+            listen_max: 1,
+        }
+    }
+
+    fn shard(proxy: ProxyConfig, dialogs: DialogConfig, seed: u64) -> Shard {
+        Shard::new(proxy, dialogs, seed)
+    }
+
+    fn node(config: &HostConfig, seed: u64) -> Node {
+        Node::new(
+            config.listen.clone().into(),
+            config.allow.clone().into(),
+            seed,
+        )
+    }
+
+    fn view(node: &Node) -> View {
+        node.view()
+    }
+
+    fn remember(node: &mut Node, addresses: &Addresses) {
+        let of = |is_router: bool| {
+            addresses
+                .known()
+                .filter(|(_, member)| member.is_router == is_router)
+                .map(|(address, _)| address)
+                .collect()
+        };
+        node.remember(of(true), of(false));
+    }
+
+    fn configure(node: &mut Node, now: Instant, view: &RegistryView) {
+        node.configure(now, view);
+    }
+
+    fn drain(node: &mut Node, draining: bool) {
+        node.drain(draining);
+    }
+
+    /// Its dialogs have heirs: only requests that are under way keep it.
+    fn is_drained(element: &Sharded<Shard, Node>) -> bool {
+        let mut busy = false;
+        element.for_each_shard(|shard| busy |= shard.is_busy());
+        !busy
+    }
+
+    fn log_changes(node: &mut Node) {
+        for reason in node.take_unusable() {
+            tracing::warn!(reason, "part of the configuration is not usable");
+        }
+    }
+
+    fn services(routes: &mut tonic::service::RoutesBuilder, host: &Host<Self>) {
+        routes.add_service(grpc::status_service(host));
+    }
+
+    fn measure(element: &Sharded<Shard, Node>, into: &mut dyn FnMut(Figure)) {
+        let mut counters = Counters::default();
+        let (mut dialogs, mut contexts, mut repeats, mut absorbed) = (0, 0, 0, 0);
+        element.for_each_shard(|shard| {
+            counters.add(shard.counters());
+            dialogs += shard.dialogs() as u64;
+            contexts += shard.contexts() as u64;
+            repeats += shard.proxy_counters().repeats_sent;
+            absorbed += shard.proxy_counters().repeats_absorbed;
+        });
+        let mut figure = |name, help, value, is_counter| {
+            into(Figure {
+                name,
+                help,
+                label: None,
+                value,
+                is_counter,
+            })
+        };
+        figure(
+            "router_dialogs",
+            "Dialogs, early ones included",
+            dialogs,
+            false,
+        );
+        figure(
+            "router_contexts",
+            "Requests on their way or just answered",
+            contexts,
+            false,
+        );
+        figure(
+            "router_calls",
+            "INVITEs that opened a call",
+            counters.calls,
+            true,
+        );
+        figure(
+            "router_calls_refused",
+            "New requests answered with 503",
+            counters.calls_refused,
+            true,
+        );
+        figure(
+            "router_next_hops",
+            "Requests that went on to a further place",
+            counters.next_hops,
+            true,
+        );
+        figure(
+            "router_passed_statelessly",
+            "Responses that were a dead router's",
+            counters.passed_statelessly,
+            true,
+        );
+        figure(
+            "sip_repeats_sent",
+            "Requests sent again by Timers A and E",
+            repeats,
+            true,
+        );
+        figure(
+            "sip_repeats_absorbed",
+            "Repeated requests absorbed",
+            absorbed,
+            true,
+        );
+        for reason in Drop::ALL {
+            let label = Some(("reason", reason.name().to_owned()));
+            into(Figure {
+                name: "sip_drops",
+                help: "Messages not forwarded",
+                label,
+                value: counters.drops.of(reason),
+                is_counter: true,
+            });
+        }
+    }
+}

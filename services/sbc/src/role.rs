@@ -1,0 +1,224 @@
+//! The SBC as a process.
+
+use std::time::{Duration, Instant};
+
+use control::view::{MemberKind, View as RegistryView};
+use dispatch::HealthEvent;
+use element::Sharded;
+use host::{Addresses, Figure, Host, HostConfig, Role, RoleDefaults};
+use sip::{DialogConfig, Drop, ProxyConfig};
+
+use crate::counters::Counters;
+use crate::node::{Change, Node};
+use crate::shard::Shard;
+use crate::view::{Owner, View};
+use crate::{grpc, tap};
+
+/// The SBC's part in [`host::run`].
+#[derive(Debug)]
+pub struct Sbc;
+
+impl Role for Sbc {
+    type Shard = Shard;
+    type Node = Node;
+
+    const KIND: MemberKind = MemberKind::Sbc;
+    const PROGRAM: &'static str = "tandem-sbc";
+    const ABOUT: &'static str =
+        "Faces carriers and IPBXs, gives every call to a router, and loses none when one dies";
+    const TIMER_C: Duration = Duration::from_secs(185);
+
+    fn defaults() -> RoleDefaults {
+        RoleDefaults {
+            node: "sbc",
+            grpc_port: 7402,
+            http_port: 7482,
+            listen_max: 2,
+        }
+    }
+
+    fn shard(proxy: ProxyConfig, dialogs: DialogConfig, seed: u64) -> Shard {
+        Shard::new(proxy, dialogs, seed)
+    }
+
+    fn node(config: &HostConfig, seed: u64) -> Node {
+        Node::new(
+            config.listen.clone().into(),
+            config.allow.clone().into(),
+            seed,
+        )
+    }
+
+    fn view(node: &Node) -> View {
+        node.view()
+    }
+
+    fn remember(node: &mut Node, addresses: &Addresses) {
+        let owner = |member: &host::PastMember| match member.is_router {
+            true => Owner::Router {
+                id: member.id.as_str().into(),
+                cell: member.cell.as_str().into(),
+            },
+            false => Owner::Sbc,
+        };
+        node.remember(
+            addresses
+                .known()
+                .map(|(address, member)| (address, owner(member)))
+                .collect(),
+        );
+    }
+
+    fn configure(node: &mut Node, now: Instant, view: &RegistryView) {
+        node.configure(now, view);
+    }
+
+    fn drain(node: &mut Node, draining: bool) {
+        node.drain(draining);
+    }
+
+    /// Nobody inherits an SBC's dialogs: it waits for them.
+    fn is_drained(element: &Sharded<Shard, Node>) -> bool {
+        let mut left = 0;
+        element.for_each_shard(|shard| left += shard.dialogs() + usize::from(shard.is_busy()));
+        left == 0
+    }
+
+    fn log_changes(node: &mut Node) {
+        while let Some(change) = node.poll_change() {
+            match change {
+                Change::Unusable(reason) => {
+                    tracing::warn!(reason, "part of the configuration is not usable")
+                }
+                Change::Destination(HealthEvent::Lost {
+                    destination,
+                    reason,
+                }) => {
+                    tracing::warn!(%destination, %reason, "destination lost");
+                }
+                Change::Destination(HealthEvent::Up { destination }) => {
+                    tracing::info!(%destination, "destination is back");
+                }
+                Change::Destination(HealthEvent::StateChanged {
+                    destination,
+                    from,
+                    to,
+                    accepting_new,
+                }) => {
+                    tracing::info!(%destination, ?from, ?to, accepting_new, "destination changed");
+                }
+            }
+        }
+    }
+
+    fn services(routes: &mut tonic::service::RoutesBuilder, host: &Host<Self>) {
+        routes.add_service(grpc::status_service(host));
+        routes.add_service(tap::service(host));
+    }
+
+    fn measure(element: &Sharded<Shard, Node>, into: &mut dyn FnMut(Figure)) {
+        let mut counters = Counters::default();
+        let (mut dialogs, mut contexts, mut repeats, mut absorbed) = (0, 0, 0, 0);
+        element.for_each_shard(|shard| {
+            counters.add(shard.counters());
+            dialogs += shard.dialogs() as u64;
+            contexts += shard.contexts() as u64;
+            repeats += shard.proxy_counters().repeats_sent;
+            absorbed += shard.proxy_counters().repeats_absorbed;
+        });
+        let mut figure = |name, help, value, is_counter| {
+            into(Figure {
+                name,
+                help,
+                label: None,
+                value,
+                is_counter,
+            })
+        };
+        figure(
+            "sbc_dialogs",
+            "Dialogs, early ones included",
+            dialogs,
+            false,
+        );
+        figure(
+            "sbc_contexts",
+            "Requests on their way or just answered",
+            contexts,
+            false,
+        );
+        figure(
+            "sbc_calls",
+            "INVITEs that opened a call",
+            counters.calls,
+            true,
+        );
+        figure(
+            "sbc_calls_refused",
+            "New requests answered with 503",
+            counters.calls_refused,
+            true,
+        );
+        figure(
+            "sbc_failovers",
+            "Requests sent to another router than the first",
+            counters.failovers,
+            true,
+        );
+        figure(
+            "sbc_answered_in_stead",
+            "Responses given in a dead router's stead",
+            counters.answered_in_stead,
+            true,
+        );
+        figure(
+            "sbc_delivered_without_router",
+            "Requests delivered past all routers",
+            counters.delivered_without_router,
+            true,
+        );
+        figure(
+            "sbc_late_second_passes",
+            "Second passes that came too late",
+            counters.late_second_passes,
+            true,
+        );
+        figure(
+            "sip_repeats_sent",
+            "Requests sent again by Timers A and E",
+            repeats,
+            true,
+        );
+        figure(
+            "sip_repeats_absorbed",
+            "Repeated requests absorbed",
+            absorbed,
+            true,
+        );
+        for reason in Drop::ALL {
+            let label = Some(("reason", reason.name().to_owned()));
+            into(Figure {
+                name: "sip_drops",
+                help: "Messages not forwarded",
+                label,
+                value: counters.drops.of(reason),
+                is_counter: true,
+            });
+        }
+        let statuses: Vec<_> = element.inspect_node(|node| node.statuses().collect());
+        for status in statuses {
+            let label = Some(("destination", status.id.to_string()));
+            let value = u64::from(status.is_alive());
+            into(Figure {
+                name: "dispatch_destination_active",
+                help: "1 while requests go to it",
+                label,
+                value,
+                is_counter: false,
+            });
+        }
+    }
+}
+
+/// What the gRPC services hold of the process.
+pub(crate) type SbcHandle = host::Handle<Shard, Node>;
