@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::shell;
 
-const REGISTRY: &str = "http://127.0.0.1:7400";
+const REGISTRY: &str = "127.0.0.1:7400";
 const IPBX: &str = "sip:127.0.0.40:5060";
 
 /// How long the processes may take to be ready, or to end.
@@ -72,11 +72,10 @@ impl Tandem {
     ) -> Result<()> {
         let state = directory.join(name);
         fs::create_dir(&state)?;
-        let mut text = format!(
-            "node = {name:?}\ncluster = \"bench\"\naddress = {address:?}\nstate_dir = {state:?}\n"
-        );
+        let mut text =
+            format!("cluster = \"bench\"\naddress = {address:?}\nstate_dir = {state:?}\n");
         if kind != "registry" {
-            text += &format!("registry = {REGISTRY:?}\n");
+            text += &format!("node = {name:?}\nregistry = {REGISTRY:?}\n");
         }
         let config = directory.join(format!("{name}.toml"));
         fs::write(&config, text + more)?;
@@ -187,7 +186,7 @@ fn put_route() -> Result<()> {
     runtime.block_on(async {
         let end = Instant::now() + PATIENCE;
         let mut client = loop {
-            match RouteServiceClient::connect(REGISTRY).await {
+            match RouteServiceClient::connect(format!("http://{REGISTRY}")).await {
                 Ok(client) => break client,
                 Err(error) if Instant::now() > end => {
                     return Err(error).context("the registry does not answer");
