@@ -4,6 +4,7 @@
 //! Not here: the registry itself (`services/registry`) and what nodes do with a view.
 
 pub mod bind;
+pub mod client;
 pub mod json;
 pub mod name;
 pub mod settings;

@@ -1,6 +1,8 @@
 //! The store in one file on this machine, for a cluster with one registry. redb, ACID, one writer.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -110,7 +112,7 @@ impl Store for Embedded {
 impl Inner {
     fn open(path: PathBuf, prefix: String) -> Result<Self, OpenError> {
         if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory {
+            fs::create_dir_all(directory).map_err(|source| OpenError::Directory {
                 path: directory.to_owned(),
                 source,
             })?;
@@ -124,6 +126,9 @@ impl Inner {
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::Held { path }),
             Err(error) => return Err(failed(error.into())),
         };
+        // There are secrets in it.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+            .map_err(|error| failed(redb::Error::Io(error)))?;
         let schema = read_or_write_schema(&database, &prefix).map_err(failed)?;
         if schema > SCHEMA {
             return Err(OpenError::Schema {

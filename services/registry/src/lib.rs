@@ -1,1 +1,128 @@
-//! See ARCHITECTURE.md.
+//! The registry: who is in the cluster and what an operator wants of it, stored durably, checked
+//! before it counts, and pushed to every node as acknowledged generations.
+//!
+//! `catalog` decides and stores, `state` is what the store says in memory, `grpc` is the face.
+//! No call ever waits for this process.
+
+mod catalog;
+mod config;
+mod grpc;
+mod metrics;
+mod resource;
+mod state;
+mod statuses;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{ArgMatches, Command};
+use control::shutdown::Shutdown;
+use control::{bind, settings, shutdown};
+use store::Embedded;
+use telemetry::http::Readiness;
+use telemetry::{http, logs};
+
+pub use config::Config;
+
+/// How long streams and requests may take to end after a shutdown was asked for.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Returns the command line of the registry, to be run alone or as a part of `tandem`.
+#[must_use]
+pub fn command() -> Command {
+    settings::command(
+        "tandem-registry",
+        "Keeps the cluster's members and configuration",
+        config::KEYS,
+    )
+}
+
+/// Runs the registry as a program with these arguments, the first of them its name.
+pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match command().try_get_matches_from(arguments) {
+        Ok(matches) => main_with(&matches),
+        // Help and version are no errors; clap knows which stream and status they want.
+        Err(error) => error.exit(),
+    }
+}
+
+/// Runs the registry as a program with the matches of [`command`].
+#[must_use]
+pub fn main_with(matches: &ArgMatches) -> ExitCode {
+    match start(matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _nobody_reads = writeln!(std::io::stderr(), "tandem-registry: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(matches: &ArgMatches) -> anyhow::Result<()> {
+    let (config, effective) = Config::gather(matches).context("these settings are wrong")?;
+    if settings::is_check(matches) {
+        return write!(std::io::stdout(), "{effective}").context("standard output");
+    }
+    logs::start(&config.log_filter, config.log_format);
+    let runtime = tokio::runtime::Runtime::new().context("the runtime")?;
+    let done = runtime.block_on(async { run(config, shutdown::on_signals()?).await });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+/// Runs a registry until `shutdown` is cancelled and its streams have ended.
+///
+/// # Errors
+///
+/// At start: a port or file that cannot be had, with its holder and the remedy. Later: a face that
+/// failed.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let grpc_listener = bind::tcp("grpc.listen", config.grpc_listen).await?;
+    let http_listener = bind::tcp("http.listen", config.http_listen).await?;
+    let store = Embedded::open(&config.store_path(), &config.cluster).await?;
+
+    let readiness = Readiness::default();
+    let catalog =
+        catalog::Catalog::open(Arc::new(store), config.cluster.clone(), readiness.clone())
+            .await
+            .with_context(|| config.store_path().display().to_string())?;
+    let catalog = Arc::new(catalog);
+    tracing::info!(
+        cluster = %config.cluster,
+        grpc = %config.grpc_listen,
+        http = %config.http_listen,
+        store = %config.store_path().display(),
+        generation = catalog.state().generation(),
+        "registry started"
+    );
+    let metrics = metrics::registry(&catalog);
+    let face = http::serve(
+        http_listener,
+        Arc::new(metrics),
+        readiness,
+        shutdown.clone().cancelled_owned(),
+    );
+    let faces = async {
+        tokio::try_join!(
+            async {
+                grpc::serve(grpc_listener, &catalog, &shutdown)
+                    .await
+                    .context("the gRPC face")
+            },
+            async { face.await.context("the HTTP face") },
+        )
+    };
+    let drained = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN_MAX).await;
+    };
+    tokio::select! {
+        ended = faces => ended.map(|((), ())| ()),
+        ended = catalog.follow() => ended.context("the store"),
+        () = drained => Ok(()),
+    }
+}

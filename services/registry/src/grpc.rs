@@ -1,0 +1,64 @@
+//! The gRPC face: the services, health, and reflection for new and old clients.
+
+mod errors;
+mod members;
+mod resources;
+mod status;
+mod sync;
+
+use std::sync::Arc;
+
+use control::registry::v1::config_service_server::ConfigServiceServer;
+use control::registry::v1::destination_service_server::DestinationServiceServer;
+use control::registry::v1::destination_set_service_server::DestinationSetServiceServer;
+use control::registry::v1::member_service_server::MemberServiceServer;
+use control::registry::v1::route_service_server::RouteServiceServer;
+use control::registry::v1::status_service_server::StatusServiceServer;
+use control::shutdown::Shutdown;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use crate::catalog::Catalog;
+
+/// The face of one catalog. Clones share it.
+#[derive(Clone)]
+struct Face {
+    catalog: Arc<Catalog>,
+    shutdown: Shutdown,
+}
+
+/// Serves until `shutdown` is cancelled and the streams have ended.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    catalog: &Arc<Catalog>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let face = Face {
+        catalog: Arc::clone(catalog),
+        shutdown: shutdown.clone(),
+    };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<MemberServiceServer<Face>>().await;
+    health.set_serving::<ConfigServiceServer<Face>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(control::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let incoming = TcpListenerStream::new(listener);
+    Server::builder()
+        .tcp_nodelay(true)
+        .add_service(MemberServiceServer::new(face.clone()))
+        .add_service(DestinationSetServiceServer::new(face.clone()))
+        .add_service(DestinationServiceServer::new(face.clone()))
+        .add_service(RouteServiceServer::new(face.clone()))
+        .add_service(StatusServiceServer::new(face.clone()))
+        .add_service(ConfigServiceServer::new(face))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled())
+        .await?;
+    Ok(())
+}

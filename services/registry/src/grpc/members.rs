@@ -1,0 +1,166 @@
+//! `MemberService`.
+
+use std::sync::Arc;
+
+use control::registry::v1::member_service_server::MemberService;
+use control::registry::v1::{
+    DeleteMemberRequest, DeleteMemberResponse, DrainMemberRequest, GetMemberRequest,
+    KeepAliveRequest, KeepAliveResponse, ListMembersRequest, ListMembersResponse, Member,
+    MemberState, RegisterRequest, RegisterResponse, UndrainMemberRequest, UpdateMemberRequest,
+};
+use control::shutdown::Shutdown;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Face;
+use crate::catalog::{Catalog, LEASE, Mode, invalid};
+use crate::resource::Managed;
+
+#[tonic::async_trait]
+impl MemberService for Face {
+    type KeepAliveStream = ReceiverStream<Result<KeepAliveResponse, Status>>;
+
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
+        let RegisterRequest {
+            member,
+            incarnation,
+        } = request.into_inner();
+        let member = member.ok_or_else(|| invalid("", "member", "is required"))?;
+        let (member, session) = self.catalog.register(member, incarnation).await?;
+        let lease = prost_types::Duration::try_from(LEASE).ok();
+        Ok(Response::new(RegisterResponse {
+            member: Some(member),
+            session,
+            lease,
+        }))
+    }
+
+    async fn keep_alive(
+        &self,
+        request: Request<Streaming<KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        let (answers, outgoing) = mpsc::channel(1);
+        let (catalog, shutdown) = (Arc::clone(&self.catalog), self.shutdown.clone());
+        tokio::spawn(async move {
+            let end = answer_all(&catalog, request.into_inner(), &answers, &shutdown).await;
+            if let Err(status) = end {
+                // The caller may be gone; there is nobody else to tell.
+                let _gone = answers.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+
+    async fn get_member(
+        &self,
+        request: Request<GetMemberRequest>,
+    ) -> Result<Response<Member>, Status> {
+        Ok(Response::new(self.catalog.get(&request.into_inner().name)?))
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Result<Response<ListMembersResponse>, Status> {
+        let ListMembersRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let (members, next_page_token) = self.catalog.list(page_size, &page_token, Member::owns)?;
+        Ok(Response::new(ListMembersResponse {
+            members,
+            next_page_token,
+        }))
+    }
+
+    async fn update_member(
+        &self,
+        request: Request<UpdateMemberRequest>,
+    ) -> Result<Response<Member>, Status> {
+        let UpdateMemberRequest {
+            member,
+            allow_missing,
+            validate_only,
+        } = request.into_inner();
+        let member = member.ok_or_else(|| invalid("", "member", "is required"))?;
+        Ok(Response::new(
+            self.catalog
+                .put(member, Mode::Update { allow_missing }, validate_only)
+                .await?,
+        ))
+    }
+
+    async fn delete_member(
+        &self,
+        request: Request<DeleteMemberRequest>,
+    ) -> Result<Response<DeleteMemberResponse>, Status> {
+        let DeleteMemberRequest {
+            name,
+            etag,
+            validate_only,
+        } = request.into_inner();
+        self.catalog
+            .delete::<Member>(&name, &etag, validate_only)
+            .await?;
+        Ok(Response::new(DeleteMemberResponse {}))
+    }
+
+    async fn drain_member(
+        &self,
+        request: Request<DrainMemberRequest>,
+    ) -> Result<Response<Member>, Status> {
+        let name = request.into_inner().name;
+        Ok(Response::new(
+            self.catalog
+                .set_member_state(&name, MemberState::Draining)
+                .await?,
+        ))
+    }
+
+    async fn undrain_member(
+        &self,
+        request: Request<UndrainMemberRequest>,
+    ) -> Result<Response<Member>, Status> {
+        let name = request.into_inner().name;
+        Ok(Response::new(
+            self.catalog
+                .set_member_state(&name, MemberState::Active)
+                .await?,
+        ))
+    }
+}
+
+async fn answer_all(
+    catalog: &Catalog,
+    mut requests: Streaming<KeepAliveRequest>,
+    answers: &mpsc::Sender<Result<KeepAliveResponse, Status>>,
+    shutdown: &Shutdown,
+) -> Result<(), Status> {
+    loop {
+        let request = tokio::select! {
+            request = requests.message() => request?,
+            () = shutdown.cancelled() => return Err(Status::unavailable("the registry is shutting down")),
+        };
+        let Some(KeepAliveRequest {
+            name,
+            session,
+            leaving,
+        }) = request
+        else {
+            return Ok(());
+        };
+        catalog.keep_alive(&name, &session, leaving).await?;
+        let lease = if leaving {
+            None
+        } else {
+            prost_types::Duration::try_from(LEASE).ok()
+        };
+        if answers.send(Ok(KeepAliveResponse { lease })).await.is_err() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! `ConfigService`: one task per node that sends what the node does not have yet.
+//!
+//! A node costs one number, the generation it was sent last. While it has not answered nothing more
+//! is sent; what happens meanwhile is found again by that number, merged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::name::Name;
+use control::registry::v1::config_service_server::ConfigService;
+use control::registry::v1::{
+    Bookmark, Change, Hello, Position, Resource, Snapshot, SnapshotReason, SyncConfigRequest,
+    SyncConfigResponse, sync_config_request, sync_config_response,
+};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Face;
+use crate::catalog::{Catalog, invalid};
+use crate::state::State;
+use crate::statuses::Connected;
+
+/// Time between two bookmarks while nothing changes.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a node may take to answer, or to read what it is sent.
+const SLOW_WATCHER_AFTER: Duration = Duration::from_secs(30);
+/// How long a node may take to say Hello.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// Most bytes of resources in one part of a snapshot; one resource more than that goes alone.
+const PART_BYTES_MAX: usize = 1024 * 1024;
+
+#[tonic::async_trait]
+impl ConfigService for Face {
+    type SyncConfigStream = ReceiverStream<Result<SyncConfigResponse, Status>>;
+
+    async fn sync_config(
+        &self,
+        request: Request<Streaming<SyncConfigRequest>>,
+    ) -> Result<Response<Self::SyncConfigStream>, Status> {
+        let (answers, outgoing) = mpsc::channel(1);
+        let face = self.clone();
+        tokio::spawn(async move {
+            let end = tokio::select! {
+                end = serve(&face.catalog, request.into_inner(), &answers) => end,
+                () = face.shutdown.cancelled() => Err(Status::unavailable("the registry is shutting down")),
+            };
+            if let Err(status) = end {
+                // Whoever does not read any more cannot be told.
+                let _gone = timeout(HELLO_WITHIN, answers.send(Err(status))).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+type Answers = mpsc::Sender<Result<SyncConfigResponse, Status>>;
+
+async fn serve(
+    catalog: &Catalog,
+    mut requests: Streaming<SyncConfigRequest>,
+    answers: &Answers,
+) -> Result<(), Status> {
+    let Some(hello) = read_hello(catalog, &mut requests).await? else {
+        return Ok(());
+    };
+    let mut states = catalog.states();
+    let status = catalog
+        .statuses()
+        .connect(&hello, |name| is_member(&catalog.state(), name));
+    tracing::info!(node = hello.node, position = ?hello.position, "node follows the configuration");
+    let mut node = Node {
+        answers,
+        sent: hello.position,
+        owes_answer: false,
+    };
+    let first = Arc::clone(&states.borrow_and_update());
+    node.greet(
+        &first,
+        SnapshotReason::try_from(hello.reason).unwrap_or_default(),
+    )
+    .await?;
+    let mut quiet_since = Instant::now();
+    loop {
+        let limit = if node.owes_answer {
+            SLOW_WATCHER_AFTER
+        } else {
+            BOOKMARK_INTERVAL
+        };
+        tokio::select! {
+            request = requests.message() => match request? {
+                Some(request) => node.take_answer(request, &status)?,
+                None => return Ok(()),
+            },
+            changed = states.changed(), if !node.owes_answer => {
+                changed.map_err(|_| Status::unavailable("the registry is shutting down"))?;
+                let state = Arc::clone(&states.borrow_and_update());
+                node.catch_up(&state).await?;
+            }
+            () = sleep_until(quiet_since + limit) => {
+                if node.owes_answer {
+                    return Err(slow_watcher());
+                }
+                let position = Some(states.borrow().position);
+                node.send(sync_config_response::Message::Bookmark(Bookmark { position })).await?;
+            }
+        }
+        quiet_since = Instant::now();
+    }
+}
+
+async fn read_hello(
+    catalog: &Catalog,
+    requests: &mut Streaming<SyncConfigRequest>,
+) -> Result<Option<Hello>, Status> {
+    let first = timeout(HELLO_WITHIN, requests.message()).await;
+    let Some(first) = first.map_err(|_| Status::deadline_exceeded("no Hello came"))?? else {
+        return Ok(None);
+    };
+    let Some(sync_config_request::Message::Hello(hello)) = first.message else {
+        return Err(invalid("", "hello", "must come first").into());
+    };
+    if !is_member(&catalog.state(), &hello.node) {
+        return Err(Status::not_found(format!(
+            "{} is no member; register first",
+            hello.node
+        )));
+    }
+    Ok(Some(hello))
+}
+
+fn is_member(state: &State, name: &str) -> bool {
+    let name = name.parse::<Name>();
+    name.is_ok_and(|name| {
+        matches!(name, Name::Member(_)) && state.resources.by_name.contains_key(&name)
+    })
+}
+
+/// What is known about the other end.
+struct Node<'a> {
+    answers: &'a Answers,
+    /// Where its staged view stands; `None` for nowhere.
+    sent: Option<Position>,
+    owes_answer: bool,
+}
+
+impl Node<'_> {
+    /// Finds out whether the node can go on from what it has.
+    async fn greet(&mut self, state: &State, asked: SnapshotReason) -> Result<(), Status> {
+        let reason = match (self.sent, asked) {
+            (Some(sent), SnapshotReason::Unspecified) => {
+                if sent.generation > state.generation() {
+                    SnapshotReason::StoreWentBack
+                } else if sent.generation == state.generation() && sent != state.position {
+                    SnapshotReason::Diverged
+                } else {
+                    return self.catch_up(state).await;
+                }
+            }
+            (None, SnapshotReason::Unspecified) => SnapshotReason::Initial,
+            (_, asked) => asked,
+        };
+        self.send_snapshot(state, reason).await
+    }
+
+    /// Sends everything between what was sent last and `state` as one change.
+    async fn catch_up(&mut self, state: &State) -> Result<(), Status> {
+        let sent = self.sent.map_or(0, |sent| sent.generation);
+        if sent == state.generation() {
+            return Ok(());
+        }
+        let Some(touched) = state.touched_since(sent) else {
+            return self.send_snapshot(state, SnapshotReason::HistoryLost).await;
+        };
+        let mut change = Change {
+            position: Some(state.position),
+            ..Change::default()
+        };
+        for name in touched {
+            match state.resources.by_name.get(name) {
+                Some(resource) => change.changed.push(resource.clone()),
+                None => change.deleted.push(name.to_string()),
+            }
+        }
+        if change.encoded_len() > PART_BYTES_MAX {
+            return self.send_snapshot(state, SnapshotReason::HistoryLost).await;
+        }
+        self.send(sync_config_response::Message::Change(change))
+            .await?;
+        self.now_at(state);
+        Ok(())
+    }
+
+    async fn send_snapshot(&mut self, state: &State, reason: SnapshotReason) -> Result<(), Status> {
+        let mut parts = parts_of(state.resources.by_name.values())
+            .into_iter()
+            .peekable();
+        while let Some(resources) = parts.next() {
+            let part = Snapshot {
+                position: Some(state.position),
+                reason: reason.into(),
+                cluster_key: state.resources.cluster_key.to_vec(),
+                resources,
+                complete: parts.peek().is_none(),
+            };
+            self.send(sync_config_response::Message::Snapshot(part))
+                .await?;
+        }
+        self.now_at(state);
+        Ok(())
+    }
+
+    fn now_at(&mut self, state: &State) {
+        self.sent = Some(state.position);
+        self.owes_answer = true;
+    }
+
+    fn take_answer(
+        &mut self,
+        request: SyncConfigRequest,
+        status: &Connected<'_>,
+    ) -> Result<(), Status> {
+        match request.message {
+            Some(sync_config_request::Message::Ack(ack)) if ack.position == self.sent => {
+                status.acknowledged(ack)
+            }
+            Some(sync_config_request::Message::Nack(nack)) if nack.position == self.sent => {
+                status.refused(nack)
+            }
+            Some(sync_config_request::Message::Ack(_) | sync_config_request::Message::Nack(_)) => {
+                return Err(invalid("", "position", "is not the one that was sent").into());
+            }
+            Some(sync_config_request::Message::Hello(_)) | None => {
+                return Err(invalid("", "message", "must be Ack or Nack").into());
+            }
+        }
+        self.owes_answer = false;
+        Ok(())
+    }
+
+    async fn send(&self, message: sync_config_response::Message) -> Result<(), Status> {
+        let response = SyncConfigResponse {
+            message: Some(message),
+        };
+        let sent = timeout(SLOW_WATCHER_AFTER, self.answers.send(Ok(response))).await;
+        sent.map_err(|_| slow_watcher())?
+            .map_err(|_| Status::cancelled("the node is gone"))
+    }
+}
+
+fn slow_watcher() -> Status {
+    Status::resource_exhausted("SLOW_WATCHER: nothing was read or answered for 30 s")
+}
+
+/// Cuts the resources into parts; at least one, which may be empty.
+fn parts_of<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<Vec<Resource>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for resource in resources {
+        let more = resource.encoded_len();
+        if bytes + more > PART_BYTES_MAX && bytes > 0 {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += more;
+        if let Some(part) = parts.last_mut() {
+            part.push(resource.clone());
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use control::registry::v1::Route;
+    use control::registry::v1::resource::Resource as Kind;
+
+    use super::*;
+
+    #[test]
+    fn parts_are_of_limited_size_and_lose_nothing() {
+        let route = |i: usize| Resource {
+            resource: Some(Kind::Route(Route {
+                name: format!("routes/{i}"),
+                etag: "x".repeat(300_000),
+                ..Default::default()
+            })),
+        };
+        let routes: Vec<_> = (0..10).map(route).collect();
+        let parts = parts_of(routes.iter());
+        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 3, 1]);
+        assert_eq!(parts.concat(), routes);
+        assert_eq!(parts_of([].iter()), [Vec::new()]);
+    }
+}

@@ -1,0 +1,627 @@
+//! The registry and its nodes: membership, the stream of changes, and life without a registry.
+
+#![allow(clippy::unwrap_used, reason = "a test: panics are its verdict")]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Running, eventually, registry};
+use control::client::{NodeConfig, NodeSession};
+use control::registry::v1::config_service_client::ConfigServiceClient;
+use control::registry::v1::destination_set_service_client::DestinationSetServiceClient;
+use control::registry::v1::member_service_client::MemberServiceClient;
+use control::registry::v1::*;
+use control::view::{self, Liveness, Refusal, Side, SipEndpoint, View};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn node(id: &str, registry: &Running, state_dir: &Path) -> NodeConfig {
+    let sip: SocketAddr = "127.0.7.200:5060".parse().unwrap();
+    NodeConfig {
+        id: id.into(),
+        kind: view::MemberKind::Router,
+        address: sip.ip(),
+        sip: vec![SipEndpoint {
+            side: Side::Both,
+            address: sip,
+        }],
+        dmq_port: Some(5062),
+        cell: "default".into(),
+        zone: String::new(),
+        registries: vec![registry.address().to_string()],
+        state_dir: state_dir.to_owned(),
+    }
+}
+
+async fn session(config: NodeConfig) -> NodeSession {
+    NodeSession::start(config, Box::new(|_: &View| Ok(())))
+        .await
+        .unwrap()
+}
+
+async fn reaches(
+    view: &mut watch::Receiver<Arc<View>>,
+    what: &str,
+    reached: impl Fn(&View) -> bool,
+) -> Arc<View> {
+    let waited = timeout(PATIENCE, view.wait_for(|view| reached(view))).await;
+    Arc::clone(
+        &waited
+            .unwrap_or_else(|_| panic!("waited in vain: {what}"))
+            .unwrap(),
+    )
+}
+
+async fn members(registry: &Running) -> MemberServiceClient<Channel> {
+    MemberServiceClient::new(registry.channel().await)
+}
+
+async fn put_set(registry: &Running, id: &str, algorithm: u32) {
+    let destination_set = Some(DestinationSet {
+        name: format!("sets/{id}"),
+        algorithm,
+        ..DestinationSet::default()
+    });
+    let request = UpdateDestinationSetRequest {
+        destination_set,
+        allow_missing: true,
+        validate_only: false,
+    };
+    DestinationSetServiceClient::new(registry.channel().await)
+        .update_destination_set(request)
+        .await
+        .unwrap();
+}
+
+fn has_set(id: &'static str) -> impl Fn(&View) -> bool {
+    move |view| view.set(id).is_some()
+}
+
+fn liveness(id: &'static str, wanted: Liveness) -> impl Fn(&View) -> bool {
+    move |view| {
+        view.member(id)
+            .is_some_and(|member| member.liveness == wanted)
+    }
+}
+
+#[tokio::test]
+async fn a_node_registers_and_is_listed_alive() {
+    let registry = registry("127.0.7.20").await;
+    let session = session(node("router-a", &registry, registry.directory.path())).await;
+    let mut view = session.view();
+    let seen = reaches(
+        &mut view,
+        "itself alive",
+        liveness("router-a", Liveness::Alive),
+    )
+    .await;
+    assert_eq!(seen.members[0].incarnation, session.incarnation());
+    assert_eq!(seen.destinations_of("1")[0].uri, "sip:127.0.7.200:5060");
+    assert_ne!(seen.cluster_key, [0; 16]);
+    let mut members = members(&registry).await;
+    let listed = members
+        .list_members(ListMembersRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .members;
+    assert_eq!(
+        (listed[0].name.as_str(), listed[0].liveness()),
+        ("members/router-a", control::registry::v1::Liveness::Alive)
+    );
+    eventually("the node's acknowledgement", || async {
+        registry.status().await.nodes_in_force == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_reaches_a_node_within_milliseconds() {
+    let registry = registry("127.0.7.21").await;
+    let session = session(node("router-a", &registry, registry.directory.path())).await;
+    let mut view = session.view();
+    reaches(&mut view, "the first view", has_set("1")).await;
+    put_set(&registry, "warm-up", 0).await;
+    reaches(&mut view, "a first change", has_set("warm-up")).await;
+    let started = Instant::now();
+    put_set(&registry, "2", 4).await;
+    reaches(&mut view, "the change", has_set("2")).await;
+    // Includes a new connection, the check and a disk write; polling would take far longer.
+    assert!(
+        started.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_dies_is_gone_and_one_that_leaves_is_gone_at_once() {
+    let registry = registry("127.0.7.22").await;
+    let directory = registry.directory.path();
+    let watcher = session(node("watcher", &registry, directory)).await;
+    let mut view = watcher.view();
+    let dies = session(node("dies", &registry, directory)).await;
+    let leaves = session(node("leaves", &registry, directory)).await;
+    reaches(&mut view, "one alive", liveness("dies", Liveness::Alive)).await;
+    reaches(
+        &mut view,
+        "the other alive",
+        liveness("leaves", Liveness::Alive),
+    )
+    .await;
+
+    let started = Instant::now();
+    leaves.leave().await;
+    reaches(
+        &mut view,
+        "the leaver gone",
+        liveness("leaves", Liveness::Gone),
+    )
+    .await;
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+
+    let started = Instant::now();
+    drop(dies);
+    let seen = reaches(
+        &mut view,
+        "the dead one gone",
+        liveness("dies", Liveness::Gone),
+    )
+    .await;
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        seen.member("watcher").unwrap().liveness,
+        Liveness::Alive,
+        "kept alive for longer than a lease"
+    );
+
+    let first = seen.member("dies").unwrap().incarnation;
+    let again = session(node("dies", &registry, directory)).await;
+    let seen = reaches(&mut view, "it is back", liveness("dies", Liveness::Alive)).await;
+    assert!(seen.member("dies").unwrap().incarnation > first);
+    assert_eq!(
+        seen.member("dies").unwrap().incarnation,
+        again.incarnation()
+    );
+}
+
+#[tokio::test]
+async fn an_id_that_is_alive_elsewhere_is_refused() {
+    let registry = registry("127.0.7.23").await;
+    let mut members = members(&registry).await;
+    let member = |address: &str| Member {
+        name: "members/a".into(),
+        kind: MemberKind::Sbc.into(),
+        address: address.into(),
+        sip: vec![control::registry::v1::SipEndpoint {
+            side: 0,
+            address: format!("{address}:5060"),
+        }],
+        ..Member::default()
+    };
+    let register = |address: &str, incarnation| RegisterRequest {
+        member: Some(member(address)),
+        incarnation,
+    };
+    let first = members
+        .register(register("127.0.7.201", 5))
+        .await
+        .unwrap()
+        .into_inner();
+    let status = members
+        .register(register("127.0.7.202", 6))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::AlreadyExists);
+    assert!(
+        status.message().contains("127.0.7.201:5060"),
+        "{}",
+        status.message()
+    );
+    assert_eq!(
+        members
+            .register(register("127.0.7.201", 4))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::FailedPrecondition
+    );
+
+    let second = members
+        .register(register("127.0.7.201", 6))
+        .await
+        .unwrap()
+        .into_inner();
+    let keep = |session: &str| {
+        let request = KeepAliveRequest {
+            name: "members/a".into(),
+            session: session.into(),
+            leaving: false,
+        };
+        tokio_stream::once(request)
+    };
+    let mut answers = members
+        .keep_alive(keep(&second.session))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    let mut answers = members
+        .keep_alive(keep(&first.session))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(answers.message().await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn what_people_said_about_a_member_survives_its_restart() {
+    let registry = registry("127.0.7.24").await;
+    let directory = registry.directory.path();
+    let first = session(node("router-a", &registry, directory)).await;
+    let mut view = first.view();
+    reaches(&mut view, "itself", liveness("router-a", Liveness::Alive)).await;
+    let mut members = members(&registry).await;
+    members
+        .drain_member(DrainMemberRequest {
+            name: "members/router-a".into(),
+        })
+        .await
+        .unwrap();
+    let draining = |view: &View| {
+        view.destinations_of("1").first().map(|d| d.desired_state)
+            == Some(view::DestinationState::Draining)
+    };
+    reaches(&mut view, "draining", draining).await;
+    first.leave().await;
+    let again = session(node("router-a", &registry, directory)).await;
+    let mut view = again.view();
+    let back = |view: &View| {
+        view.member("router-a")
+            .is_some_and(|m| m.incarnation == again.incarnation())
+    };
+    let seen = reaches(&mut view, "the new incarnation", back).await;
+    assert!(draining(&seen));
+    members
+        .undrain_member(UndrainMemberRequest {
+            name: "members/router-a".into(),
+        })
+        .await
+        .unwrap();
+    reaches(&mut view, "active", |view| !draining(view)).await;
+}
+
+#[tokio::test]
+async fn a_removed_member_stays_out_until_it_starts_again() {
+    let registry = registry("127.0.7.25").await;
+    let directory = registry.directory.path();
+    let watcher = session(node("watcher", &registry, directory)).await;
+    let removed = session(node("removed", &registry, directory)).await;
+    let mut view = watcher.view();
+    reaches(
+        &mut view,
+        "it is there",
+        liveness("removed", Liveness::Alive),
+    )
+    .await;
+    reaches(
+        &mut removed.view(),
+        "it follows",
+        liveness("removed", Liveness::Alive),
+    )
+    .await;
+    let delete = DeleteMemberRequest {
+        name: "members/removed".into(),
+        ..DeleteMemberRequest::default()
+    };
+    members(&registry)
+        .await
+        .delete_member(delete)
+        .await
+        .unwrap();
+    let mut connected = removed.connected();
+    timeout(PATIENCE, connected.wait_for(|connected| !connected))
+        .await
+        .unwrap()
+        .unwrap();
+    reaches(&mut view, "it is removed", |view| {
+        view.member("removed").is_none()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(
+        view.borrow().member("removed").is_none(),
+        "it came back by itself"
+    );
+    drop(removed);
+    let _again = session(node("removed", &registry, directory)).await;
+    reaches(
+        &mut view,
+        "it is back",
+        liveness("removed", Liveness::Alive),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_view_stays_out_of_force_until_a_fix_heals_it() {
+    let registry = registry("127.0.7.26").await;
+    let check = |view: &View| match view.set("2") {
+        Some(set) if set.algorithm == view::Algorithm::CallLoad => Err(vec![Refusal {
+            resource: "sets/2".into(),
+            field: "algorithm".into(),
+            reason: "this node cannot count calls".into(),
+        }]),
+        Some(_) | None => Ok(()),
+    };
+    let config = node("router-a", &registry, registry.directory.path());
+    let session = NodeSession::start(config, Box::new(check)).await.unwrap();
+    let mut view = session.view();
+    reaches(&mut view, "the first view", has_set("1")).await;
+
+    put_set(&registry, "2", 10).await;
+    eventually("the refusal", || async {
+        registry.status().await.nodes_refusing == 1
+    })
+    .await;
+    let status = registry.node_statuses().await.remove(0);
+    assert_eq!(status.refusals[0].reason, "this node cannot count calls");
+    put_set(&registry, "3", 0).await;
+    eventually("the second refusal", || async {
+        registry.node_statuses().await[0].refused == registry.status().await.position
+    })
+    .await;
+    assert!(
+        view.borrow().set("3").is_none(),
+        "a refused view is refused whole"
+    );
+
+    put_set(&registry, "2", 0).await;
+    let seen = reaches(&mut view, "the fix", has_set("2")).await;
+    assert!(seen.set("3").is_some());
+    eventually("all in force", || async {
+        let status = registry.status().await;
+        (status.nodes_refusing, status.nodes_in_force) == (0, 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_carries_on_without_a_registry_and_a_restart_loses_nothing() {
+    let mut registry = registry("127.0.7.27").await;
+    let directory = tempfile::TempDir::new().unwrap();
+    let first = session(node("router-a", &registry, directory.path())).await;
+    let mut view = first.view();
+    put_set(&registry, "2", 4).await;
+    reaches(&mut view, "everything", |view| {
+        view.set("2").is_some() && view.member("router-a").is_some()
+    })
+    .await;
+    eventually("in force", || async {
+        registry.status().await.nodes_in_force == 1
+    })
+    .await;
+    let position = registry.status().await.position;
+
+    registry.restart().await;
+    let mut connected = first.connected();
+    timeout(PATIENCE, connected.wait_for(|connected| *connected))
+        .await
+        .unwrap()
+        .unwrap();
+    eventually("the node is back", || async {
+        registry.status().await.nodes_in_force == 1
+    })
+    .await;
+    assert_eq!(
+        registry.status().await.position,
+        position,
+        "a quick restart is no event"
+    );
+    put_set(&registry, "3", 0).await;
+    let last = reaches(&mut view, "a change after the restart", has_set("3")).await;
+    eventually("in force", || async {
+        registry.status().await.nodes_in_force == 1
+    })
+    .await;
+
+    registry.stop().await;
+    timeout(PATIENCE, connected.wait_for(|connected| !connected))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(*view.borrow(), last, "without a registry everything stays");
+    drop(first);
+    // What follows starts while no registry runs.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let again = session(node("router-a", &registry, directory.path())).await;
+    assert_eq!(
+        *again.view().borrow(),
+        last,
+        "the last good view comes from disk"
+    );
+
+    registry.start().await;
+    let mut view = again.view();
+    let back = |view: &View| {
+        view.member("router-a")
+            .is_some_and(|m| m.incarnation == again.incarnation())
+    };
+    let seen = reaches(&mut view, "the registry is back", back).await;
+    assert!(seen.set("3").is_some() && seen.cluster_key == last.cluster_key);
+}
+
+/// A node that speaks the protocol by hand.
+struct Raw {
+    requests: mpsc::Sender<SyncConfigRequest>,
+    answers: Streaming<SyncConfigResponse>,
+}
+
+impl Raw {
+    async fn hello(registry: &Running, node: &str, position: Option<Position>) -> Self {
+        let (requests, outgoing) = mpsc::channel(4);
+        let hello = Hello {
+            node: node.into(),
+            position,
+            ..Hello::default()
+        };
+        let message = Some(sync_config_request::Message::Hello(hello));
+        requests.send(SyncConfigRequest { message }).await.unwrap();
+        let mut client = ConfigServiceClient::new(registry.channel().await);
+        let answers = client
+            .sync_config(ReceiverStream::new(outgoing))
+            .await
+            .unwrap()
+            .into_inner();
+        Self { requests, answers }
+    }
+
+    async fn next(&mut self) -> Option<sync_config_response::Message> {
+        let answer = timeout(Duration::from_millis(300), self.answers.message())
+            .await
+            .ok()?;
+        answer.unwrap().unwrap().message
+    }
+
+    async fn snapshot(&mut self) -> Snapshot {
+        match self.next().await {
+            Some(sync_config_response::Message::Snapshot(snapshot)) => snapshot,
+            other => panic!("no snapshot: {other:?}"),
+        }
+    }
+
+    async fn change(&mut self) -> Change {
+        match self.next().await {
+            Some(sync_config_response::Message::Change(change)) => change,
+            other => panic!("no change: {other:?}"),
+        }
+    }
+
+    async fn ack(&self, position: Option<Position>) {
+        let message = Some(sync_config_request::Message::Ack(Ack {
+            position,
+            restart_needed: vec![],
+        }));
+        self.requests
+            .send(SyncConfigRequest { message })
+            .await
+            .unwrap();
+    }
+}
+
+async fn registry_with_stock_router(address: &str) -> Running {
+    let registry = registry(address).await;
+    let member = Member {
+        name: "members/stock".into(),
+        kind: MemberKind::StockRouter.into(),
+        address: "127.0.7.203".into(),
+        sip: vec![control::registry::v1::SipEndpoint {
+            side: 0,
+            address: "127.0.7.203:5060".into(),
+        }],
+        ..Member::default()
+    };
+    let update = UpdateMemberRequest {
+        member: Some(member),
+        allow_missing: true,
+        validate_only: false,
+    };
+    members(&registry)
+        .await
+        .update_member(update)
+        .await
+        .unwrap();
+    registry
+}
+
+#[tokio::test]
+async fn one_change_is_under_way_and_the_rest_is_merged() {
+    let registry = registry_with_stock_router("127.0.7.28").await;
+    let mut node = Raw::hello(&registry, "members/stock", None).await;
+    let snapshot = node.snapshot().await;
+    assert_eq!(
+        (
+            snapshot.reason(),
+            snapshot.complete,
+            snapshot.resources.len()
+        ),
+        (SnapshotReason::Initial, true, 2)
+    );
+    put_set(&registry, "2", 0).await;
+    put_set(&registry, "3", 0).await;
+    assert_eq!(
+        node.next().await,
+        None,
+        "the snapshot is not acknowledged yet"
+    );
+    put_set(&registry, "2", 4).await;
+    node.ack(snapshot.position).await;
+    let change = node.change().await;
+    assert_eq!(change.changed.len(), 2, "three writes to two sets");
+    assert_eq!(change.position, registry.status().await.position);
+    node.ack(change.position).await;
+
+    let delete = DeleteDestinationSetRequest {
+        name: "sets/3".into(),
+        ..DeleteDestinationSetRequest::default()
+    };
+    DestinationSetServiceClient::new(registry.channel().await)
+        .delete_destination_set(delete)
+        .await
+        .unwrap();
+    assert_eq!(node.change().await.deleted, ["sets/3"]);
+}
+
+#[tokio::test]
+async fn a_node_goes_on_from_its_position_or_gets_everything() {
+    let registry = registry_with_stock_router("127.0.7.29").await;
+    let start = registry.status().await.position.unwrap();
+    put_set(&registry, "2", 0).await;
+    let now = registry.status().await.position.unwrap();
+
+    let mut behind = Raw::hello(&registry, "members/stock", Some(start)).await;
+    assert_eq!(behind.change().await.changed.len(), 1);
+    let mut level = Raw::hello(&registry, "members/stock", Some(now)).await;
+    assert_eq!(level.next().await, None);
+    for (position, reason) in [
+        (
+            Position {
+                generation: now.generation,
+                checksum: 1,
+            },
+            SnapshotReason::Diverged,
+        ),
+        (
+            Position {
+                generation: now.generation + 9,
+                checksum: 1,
+            },
+            SnapshotReason::StoreWentBack,
+        ),
+    ] {
+        let mut other = Raw::hello(&registry, "members/stock", Some(position)).await;
+        assert_eq!(other.snapshot().await.reason(), reason);
+    }
+    let mut stranger = Raw::hello(&registry, "members/nobody", None).await;
+    assert_eq!(
+        stranger.answers.message().await.unwrap_err().code(),
+        Code::NotFound
+    );
+}
