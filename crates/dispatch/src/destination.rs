@@ -155,7 +155,7 @@ struct Burst {
 /// What a destination wants to be told to its owner; the newest of each kind.
 #[derive(Debug, Default)]
 pub(crate) struct News {
-    pub(crate) lost: Option<Reason>,
+    pub(crate) lost: Option<(SocketAddr, Reason)>,
     pub(crate) up: bool,
     pub(crate) probe: Option<ProbeSeq>,
 }
@@ -220,13 +220,13 @@ impl Destination {
     }
 
     pub(crate) fn reconfigure(&mut self, now: Instant, config: DestinationConfig) {
-        let moved = self.config.address != config.address;
-        let judged_anew = config.probing && !self.config.probing;
-        self.config = config;
-        if moved {
+        if self.config.address != config.address {
             // Whoever lived at the old address has our requests, or is dead.
             self.forget_process(now, Reason::Moved);
-        } else if judged_anew {
+        }
+        let is_judged_anew = config.probing && !self.config.probing;
+        self.config = config;
+        if is_judged_anew {
             self.next_probe = Some(now);
         } else if !self.config.probing && self.state != State::Disabled {
             self.forgive();
@@ -353,8 +353,9 @@ impl Destination {
         incarnation: u64,
         config: &HealthConfig,
     ) {
-        let known = self.incarnation.replace(incarnation);
-        if known.is_none_or(|known| known == incarnation) || !self.is_judged() {
+        let known = self.incarnation;
+        self.incarnation = known.max(Some(incarnation));
+        if known.is_none_or(|known| known >= incarnation) || !self.is_judged() {
             return;
         }
         self.forget_process(now, Reason::Restarted);
@@ -525,7 +526,7 @@ impl Destination {
         self.successes = 0;
         self.last_success = None;
         self.next_probe = Some(now + config.probe_interval);
-        self.news.lost = Some(reason);
+        self.news.lost = Some((self.config.address, reason));
         self.news.up = false;
         self.enter(now, State::Inactive, reason);
     }
@@ -540,7 +541,7 @@ impl Destination {
         self.unready = false;
         self.held_down_until = None;
         self.next_probe = Some(now);
-        self.news.lost = Some(reason);
+        self.news.lost = Some((self.config.address, reason));
         self.news.up = false;
         if self.is_alive() {
             self.enter(now, State::Active, reason);

@@ -90,6 +90,8 @@ pub enum HealthEvent {
     Lost {
         /// Which.
         destination: Arc<str>,
+        /// Where the process was that is gone.
+        address: SocketAddr,
         /// How it is known.
         reason: Reason,
     },
@@ -185,7 +187,7 @@ impl Health {
         }
     }
 
-    /// Judges by other settings from now on.
+    /// Judges by other settings from now on; a burst that has begun ends by the old ones.
     pub fn set_config(&mut self, config: HealthConfig) {
         self.config = config.bounded();
     }
@@ -286,7 +288,8 @@ impl Health {
     }
 
     /// Takes the incarnation under which the destination says it runs, or the registry says so.
-    /// Another one than before: the old process is lost, the new one is used once it answers.
+    /// A greater one than before: the old process is lost, the new one is used once it answers. A
+    /// smaller one is old news and ignored; incarnations of an id only grow.
     pub fn handle_incarnation(&mut self, now: Instant, destination: &str, incarnation: u64) {
         self.with(destination, |known, config| {
             known.handle_incarnation(now, incarnation, config);
@@ -375,9 +378,10 @@ impl Health {
 
 fn next_event(known: &mut Destination) -> Option<HealthEvent> {
     let destination = &known.config.id;
-    if let Some(reason) = known.news.lost.take() {
+    if let Some((address, reason)) = known.news.lost.take() {
         return Some(HealthEvent::Lost {
             destination: destination.clone(),
+            address,
             reason,
         });
     }

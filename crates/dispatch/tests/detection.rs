@@ -402,6 +402,7 @@ fn a_new_incarnation_is_the_loss_of_the_old_one_and_used_once_it_answers() {
     world.health.handle_incarnation(world.now, R1, 7);
     assert_eq!(world.losses(), []);
     world.health.handle_incarnation(world.now, R1, 8);
+    world.health.handle_incarnation(world.now, R1, 7);
     world.run(ms(5));
     assert_eq!(world.losses(), [(ms(1_500), Reason::Restarted)]);
     assert_eq!(world.status().state, State::Active);
@@ -433,6 +434,12 @@ fn a_new_address_is_the_loss_of_who_lived_at_the_old_one() {
     assert_eq!(probe.address, address);
     world.drain();
     assert_eq!(world.losses(), [(ms(1_500), Reason::Moved)]);
+    let lost_at = router(R1).address;
+    let is_told = |(_, event): &(_, HealthEvent)| matches!(event, HealthEvent::Lost { address, .. } if *address == lost_at);
+    assert!(
+        world.events.iter().any(is_told),
+        "the old address, not the new one"
+    );
     assert_eq!(
         world.health.destination_at(address).map(|id| &**id),
         Some(R1)
@@ -519,6 +526,20 @@ fn a_pause_of_our_own_is_not_held_against_the_destination() {
     world.run(ms(100));
     assert_eq!(world.losses(), []);
     assert_eq!(world.status().state, State::Active);
+}
+
+#[test]
+fn a_smaller_budget_counts_from_the_next_debt() {
+    let mut world = World::new(ms(1));
+    world.run(ms(500));
+    world.health.set_config(HealthConfig {
+        detect_within: ms(100),
+        ..HealthConfig::default()
+    });
+    world.life = Life::Silent;
+    world.owe();
+    world.run(ms(200));
+    assert_eq!(world.losses(), [(ms(590), Reason::Silent)]);
 }
 
 #[test]
