@@ -13,7 +13,7 @@ use telemetry::logs::{Filter, Format};
 /// The settings, in the order of `--help` and `--check`.
 pub const KEYS: &[Key] = &[
     Key::new("node", "Id of this node in the cluster; default: the role"),
-    Key::new("cluster", "Name of the cluster [default: default]"),
+    Key::new("cluster", "Name of the cluster [default: tandem]"),
     Key::new(
         "cell",
         "Cell of a router: those that share its dialogs [default: default]",
@@ -161,7 +161,7 @@ impl HostConfig {
         }
         let face = private_face(address);
         let config = Self {
-            cluster: settings.read("cluster", "default".to_owned()),
+            cluster: settings.read("cluster", "tandem".to_owned()),
             cell: settings.read("cell", "default".to_owned()),
             advertise: settings.read("advertise", address),
             registry: settings.read_list("registry", vec![SocketAddr::new(face, 7400)]),

@@ -78,6 +78,8 @@ pub enum Event {
     TimedOut(BranchId),
     /// Timer C: it rang for too long and has been cancelled; a final answer may still come.
     RangTooLong(BranchId),
+    /// Timer A or E: the request was sent again.
+    Repeated(BranchId),
     /// Nothing came within the time given to [`Proxy::expect_answer`].
     Silent(BranchId),
 }
@@ -362,6 +364,7 @@ impl<C, B> Proxy<C, B> {
             Some(Due::Repeat) => {
                 self.counters.repeats_sent += 1;
                 self.send_request(id);
+                self.events.push_back(Event::Repeated(id));
             }
             Some(Due::TimedOut) => self.events.push_back(Event::TimedOut(id)),
             None => {}

@@ -108,8 +108,8 @@ impl Shard {
         while let Some(event) = self.proxy.poll_event() {
             match event {
                 Event::TimedOut(branch) => self.timed_out(now, branch),
-                // Cancelled by the proxy core; its 487 ends it.
-                Event::RangTooLong(_) | Event::Silent(_) => {}
+                // Cancelled or sent again by the proxy core; what follows ends it.
+                Event::RangTooLong(_) | Event::Repeated(_) | Event::Silent(_) => {}
             }
         }
     }

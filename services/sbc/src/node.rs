@@ -239,10 +239,8 @@ impl Node {
             self.send_probe(&probe);
         }
         while let Some(event) = self.health.poll_event() {
-            if let HealthEvent::Lost { destination, .. } = &event
-                && let Some(status) = self.health.state(destination)
-            {
-                self.notices.push_back(Notice::RouterLost(status.address));
+            if let HealthEvent::Lost { address, .. } = &event {
+                self.notices.push_back(Notice::RouterLost(*address));
             }
             self.note(Change::Destination(event));
             self.published = false;

@@ -93,6 +93,7 @@ impl Role for Sbc {
                 Change::Destination(HealthEvent::Lost {
                     destination,
                     reason,
+                    ..
                 }) => {
                     tracing::warn!(%destination, %reason, "destination lost");
                 }

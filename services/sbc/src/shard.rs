@@ -95,6 +95,7 @@ impl Shard {
             match event {
                 Event::TimedOut(branch) => self.timed_out(now, view, branch),
                 Event::RangTooLong(branch) => self.rang_too_long(now, branch),
+                Event::Repeated(branch) => self.owed_by_router(branch),
                 Event::Silent(branch) => self.silent(now, view, branch),
             }
         }

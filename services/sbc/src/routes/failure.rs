@@ -209,7 +209,7 @@ impl Shard {
         }
         self.proxy.respond(now, id, 408, &[]);
         if let Some(&Pass::Second { first }) = self.proxy.data(id) {
-            self.owed_response(first);
+            self.owed_by_router(first);
             self.repeat_in_stead(now, view, first, id);
         }
     }

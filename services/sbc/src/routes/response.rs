@@ -36,7 +36,7 @@ impl Shard {
             Some(&Pass::Second { first }) => {
                 self.proxy
                     .forward_response(now, id, message, &mut self.edits);
-                self.owed_response(first);
+                self.owed_by_router(first);
                 self.answer_in_stead(now, view, first, message, 2);
             }
             Some(Pass::Plain) => {
@@ -49,9 +49,11 @@ impl Shard {
         }
     }
 
-    /// The router of `first` has been given a response: it owes us the same on the first pass.
-    pub(crate) fn owed_response(&mut self, first: BranchId) {
+    /// The router of `first` has been given something that must come back: the request once more, or
+    /// a response to its second pass.
+    pub(crate) fn owed_by_router(&mut self, first: BranchId) {
         if let Some(branch) = self.proxy.branch(first)
+            && branch.data.router
             && branch.is_pending()
             && !branch.is_given_up()
             && !branch.data.lost
