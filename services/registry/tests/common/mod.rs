@@ -16,15 +16,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 
-pub struct Running {
-    pub config: Config,
-    pub directory: TempDir,
+pub(crate) struct Running {
+    pub(crate) config: Config,
+    pub(crate) directory: TempDir,
     shutdown: Shutdown,
     task: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 /// Starts a registry at an address that only this test uses.
-pub async fn registry(address: &str) -> Running {
+pub(crate) async fn registry(address: &str) -> Running {
     let directory = TempDir::new().unwrap();
     let mut config = Config::at(address.parse::<IpAddr>().unwrap());
     config.state_dir = directory.path().join("state");
@@ -39,7 +39,7 @@ pub async fn registry(address: &str) -> Running {
 }
 
 impl Running {
-    pub async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         self.shutdown = Shutdown::new();
         self.task = Some(tokio::spawn(tandem_registry::run(
             self.config.clone(),
@@ -49,22 +49,22 @@ impl Running {
     }
 
     /// Ends the registry as SIGTERM does.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.shutdown.cancel();
         self.task.take().unwrap().await.unwrap().unwrap();
     }
 
     /// Stops the registry and starts it again on the same store.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.start().await;
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.config.grpc_listen
     }
 
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address())).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -76,7 +76,7 @@ impl Running {
         }
     }
 
-    pub async fn status(&self) -> ConfigStatus {
+    pub(crate) async fn status(&self) -> ConfigStatus {
         let mut client = StatusServiceClient::new(self.channel().await);
         client
             .get_config_status(GetConfigStatusRequest {})
@@ -85,7 +85,7 @@ impl Running {
             .into_inner()
     }
 
-    pub async fn node_statuses(&self) -> Vec<NodeStatus> {
+    pub(crate) async fn node_statuses(&self) -> Vec<NodeStatus> {
         let mut client = StatusServiceClient::new(self.channel().await);
         client
             .list_node_statuses(ListNodeStatusesRequest {})
@@ -95,13 +95,13 @@ impl Running {
             .node_statuses
     }
 
-    pub async fn generation(&self) -> u64 {
+    pub(crate) async fn generation(&self) -> u64 {
         self.status().await.position.unwrap().generation
     }
 }
 
 /// Waits until `reached` is true, at most 10 s.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut() -> F) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !reached().await {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
