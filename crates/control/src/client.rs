@@ -5,6 +5,7 @@
 //! on with it for as long as no registry answers.
 
 mod disk;
+mod follower;
 mod session;
 
 use std::io;

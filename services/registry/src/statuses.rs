@@ -98,6 +98,10 @@ impl Connected<'_> {
 
     pub(crate) fn refused(&self, nack: Nack) {
         self.update(|status| {
+            // A Hello says what the node has, good or not; now it is known which.
+            status.in_force = status
+                .in_force
+                .filter(|in_force| Some(*in_force) != nack.position);
             status.refused = nack.position;
             status.refusals = nack.refusals;
         });

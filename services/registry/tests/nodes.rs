@@ -362,7 +362,7 @@ async fn a_removed_member_stays_out_until_it_starts_again() {
 
 #[tokio::test]
 async fn a_refused_view_stays_out_of_force_until_a_fix_heals_it() {
-    let registry = registry("127.0.7.26").await;
+    let mut registry = registry("127.0.7.26").await;
     let check = |view: &View| match view.set("2") {
         Some(set) if set.algorithm == view::Algorithm::CallLoad => Err(vec![Refusal {
             resource: "sets/2".into(),
@@ -392,6 +392,15 @@ async fn a_refused_view_stays_out_of_force_until_a_fix_heals_it() {
         view.borrow().set("3").is_none(),
         "a refused view is refused whole"
     );
+    registry.restart().await;
+    eventually(
+        "the refusal again, by a registry that forgot it",
+        || async {
+            let status = registry.status().await;
+            (status.nodes_refusing, status.nodes_in_force) == (1, 0)
+        },
+    )
+    .await;
 
     put_set(&registry, "2", 0).await;
     let seen = reaches(&mut view, "the fix", has_set("2")).await;

@@ -1,6 +1,7 @@
 //! One connection after the other: register, then keep alive and follow the configuration, until
 //! either ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,20 +15,20 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::disk::Disk;
+use super::follower::Follower;
 use super::{Check, KEEP_ALIVE_INTERVAL, RECONNECT_WAIT_MAX};
-use crate::registry::v1::config_service_client::ConfigServiceClient;
+use crate::registry::v1;
 use crate::registry::v1::member_service_client::MemberServiceClient;
-use crate::registry::v1::{self, SnapshotReason, sync_config_request, sync_config_response};
-use crate::view::{Refusal, Resources, View};
+use crate::view::{Resources, View};
 
 /// Longest wait for a connection, an answer, or a sign of life of a connection.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Largest message: a snapshot part of 1 MiB and one resource more.
-const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a deletion of this member may take to come after its lease is found gone.
+const DELETION_GRACE: Duration = Duration::from_millis(300);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
+pub(super) enum End {
     #[error("not connected")]
     Connect(#[from] tonic::transport::Error),
     #[error("refused by the registry: {}", .0.message())]
@@ -72,17 +73,7 @@ impl Session {
         connected: watch::Sender<bool>,
         leave: CancellationToken,
     ) -> (Self, watch::Receiver<Arc<View>>) {
-        let mut follower = Follower {
-            name: member.name.clone(),
-            staged: last.unwrap_or_default(),
-            parts: None,
-            ask_again: SnapshotReason::Unspecified,
-            view: watch::Sender::new(Arc::default()),
-            check,
-            disk,
-        };
-        follower.start_from_disk();
-        let view = follower.view.subscribe();
+        let (follower, view) = Follower::new(&member, last.unwrap_or_default(), check, disk);
         let rng = SmallRng::from_os_rng();
         (
             Self {
@@ -148,16 +139,16 @@ impl Session {
             &leave,
             &mut self.rng,
         );
-        let follow = self
-            .follower
-            .follow(channel, self.member.kind, &self.connected);
+        let mut follow = pin!(self.follower.follow(channel, &self.connected));
         let end = tokio::select! {
-            end = keep_alive => end,
-            end = follow => end,
+            end = keep_alive => if is_not_found(&end) {
+                timeout(DELETION_GRACE, follow).await.unwrap_or(end)
+            } else {
+                end
+            },
+            end = &mut follow => end,
         };
-        if let Err(End::Status(status)) = &end
-            && status.code() == Code::NotFound
-        {
+        if is_not_found(&end) {
             self.token = None;
         }
         end
@@ -221,209 +212,6 @@ async fn keep_alive(
     }
 }
 
-/// Keeps the staged view, and the one in force.
-struct Follower {
-    name: String,
-    /// What the registry has, good or not.
-    staged: Resources,
-    /// The parts of a snapshot that have come so far.
-    parts: Option<Resources>,
-    ask_again: SnapshotReason,
-    view: watch::Sender<Arc<View>>,
-    check: Check,
-    disk: Disk,
-}
-
-impl Follower {
-    fn start_from_disk(&mut self) {
-        if self.staged.generation == 0 {
-            return;
-        }
-        match self.accept() {
-            Ok(()) => tracing::info!(
-                generation = self.staged.generation,
-                "starting from the stored view"
-            ),
-            Err(refusals) => {
-                tracing::warn!(?refusals, "the stored view is refused");
-                self.staged = Resources::default();
-            }
-        }
-    }
-
-    async fn follow(
-        &mut self,
-        channel: Channel,
-        kind: i32,
-        connected: &watch::Sender<bool>,
-    ) -> Result<(), End> {
-        let (requests, outgoing) = mpsc::channel(2);
-        let position = (self.staged.generation > 0
-            && self.ask_again == SnapshotReason::Unspecified)
-            .then(|| self.staged.position());
-        let hello = v1::Hello {
-            node: self.name.clone(),
-            kind,
-            position,
-            reason: self.ask_again.into(),
-        };
-        self.parts = None;
-        send(&requests, sync_config_request::Message::Hello(hello)).await?;
-        let mut client =
-            ConfigServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let answers = client.sync_config(ReceiverStream::new(outgoing));
-        let mut answers = timeout(PATIENCE * 2, answers)
-            .await
-            .map_err(|_| End::Silence)??
-            .into_inner();
-        connected.send_replace(true);
-        while let Some(answer) = answers.message().await? {
-            match answer.message.ok_or(End::Protocol("an empty message"))? {
-                sync_config_response::Message::Snapshot(part) => {
-                    if self.take_part(part)? {
-                        self.answer(&requests).await?;
-                    }
-                }
-                sync_config_response::Message::Change(change) => {
-                    self.apply(change)?;
-                    self.answer(&requests).await?;
-                }
-                sync_config_response::Message::Bookmark(bookmark) => {
-                    self.compare(bookmark.position)?
-                }
-            }
-        }
-        Err(End::Closed)
-    }
-
-    /// Takes one part of a snapshot; tells whether it was the last.
-    fn take_part(&mut self, part: v1::Snapshot) -> Result<bool, End> {
-        let position = part
-            .position
-            .ok_or(End::Protocol("a snapshot without a position"))?;
-        let cluster_key = part
-            .cluster_key
-            .try_into()
-            .map_err(|_| End::Protocol("a cluster key of another length"))?;
-        let parts = self.parts.get_or_insert_default();
-        parts.generation = position.generation;
-        parts.cluster_key = cluster_key;
-        insert_all(parts, part.resources)?;
-        if !part.complete {
-            return Ok(false);
-        }
-        tracing::info!(
-            generation = position.generation,
-            reason = part.reason,
-            "snapshot received"
-        );
-        self.staged = self.parts.take().unwrap_or_default();
-        self.ask_again = SnapshotReason::Unspecified;
-        self.compare(Some(position))?;
-        Ok(true)
-    }
-
-    fn apply(&mut self, change: v1::Change) -> Result<(), End> {
-        let position = change
-            .position
-            .ok_or(End::Protocol("a change without a position"))?;
-        if change.deleted.contains(&self.name) {
-            return Err(End::Removed);
-        }
-        insert_all(&mut self.staged, change.changed)?;
-        for name in change.deleted {
-            let name = name
-                .parse()
-                .map_err(|_| End::Protocol("a deletion of no resource"))?;
-            self.staged.by_name.remove(&name);
-        }
-        self.staged.generation = position.generation;
-        self.compare(Some(position))
-    }
-
-    fn compare(&mut self, registry: Option<v1::Position>) -> Result<(), End> {
-        if registry == Some(self.staged.position()) {
-            return Ok(());
-        }
-        tracing::warn!(node = %self.name, generation = self.staged.generation, "view diverged; asking for all of it");
-        self.ask_again = SnapshotReason::Diverged;
-        Err(End::Diverged)
-    }
-
-    /// Puts the staged view in force and acknowledges it, or says why not.
-    async fn answer(&mut self, requests: &mpsc::Sender<v1::SyncConfigRequest>) -> Result<(), End> {
-        let position = Some(self.staged.position());
-        match self.accept() {
-            Ok(()) => {
-                let ack = v1::Ack {
-                    position,
-                    restart_needed: Vec::new(),
-                };
-                send(requests, sync_config_request::Message::Ack(ack)).await?;
-                self.save().await;
-                Ok(())
-            }
-            Err(refusals) => {
-                tracing::warn!(
-                    generation = self.staged.generation,
-                    ?refusals,
-                    "view refused; the one before stays"
-                );
-                let refusals = refusals.into_iter().map(v1::Refusal::from).collect();
-                send(
-                    requests,
-                    sync_config_request::Message::Nack(v1::Nack { position, refusals }),
-                )
-                .await
-            }
-        }
-    }
-
-    fn accept(&self) -> Result<(), Vec<Refusal>> {
-        let view = self.staged.to_view()?;
-        (self.check)(&view)?;
-        self.view.send_replace(Arc::new(view));
-        Ok(())
-    }
-
-    async fn save(&self) {
-        let (disk, resources) = (self.disk.clone(), self.staged.clone());
-        let saved = tokio::task::spawn_blocking(move || disk.save(&resources)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::warn!(%error, "the view cannot be stored; a restart will go back to an older one");
-        }
-    }
-}
-
-impl From<Refusal> for v1::Refusal {
-    fn from(
-        Refusal {
-            resource,
-            field,
-            reason,
-        }: Refusal,
-    ) -> Self {
-        Self {
-            resource,
-            field,
-            reason,
-        }
-    }
-}
-
-fn insert_all(resources: &mut Resources, new: Vec<v1::Resource>) -> Result<(), End> {
-    let inserted: Result<(), Refusal> = new
-        .into_iter()
-        .try_for_each(|resource| resources.insert(resource));
-    inserted.map_err(|_| End::Protocol("a resource of no known kind or name"))
-}
-
-async fn send(
-    requests: &mpsc::Sender<v1::SyncConfigRequest>,
-    message: sync_config_request::Message,
-) -> Result<(), End> {
-    let request = v1::SyncConfigRequest {
-        message: Some(message),
-    };
-    requests.send(request).await.map_err(|_| End::Closed)
+fn is_not_found(end: &Result<(), End>) -> bool {
+    matches!(end, Err(End::Status(status)) if status.code() == Code::NotFound)
 }

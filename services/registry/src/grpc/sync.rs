@@ -229,8 +229,9 @@ impl Node<'_> {
             Some(sync_config_request::Message::Nack(nack)) if nack.position == self.sent => {
                 status.refused(nack)
             }
+            // An answer to what was sent before, on an earlier stream perhaps.
             Some(sync_config_request::Message::Ack(_) | sync_config_request::Message::Nack(_)) => {
-                return Err(invalid("", "position", "is not the one that was sent").into());
+                return Ok(());
             }
             Some(sync_config_request::Message::Hello(_)) | None => {
                 return Err(invalid("", "message", "must be Ack or Nack").into());

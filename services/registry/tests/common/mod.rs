@@ -101,7 +101,10 @@ impl Running {
 }
 
 /// Waits until `reached` is true, at most 10 s.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut reached: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    mut reached: impl FnMut() -> F,
+) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !reached().await {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
