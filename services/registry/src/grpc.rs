@@ -7,6 +7,7 @@ mod status;
 mod sync;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use control::registry::v1::config_service_server::ConfigServiceServer;
 use control::registry::v1::destination_service_server::DestinationServiceServer;
@@ -20,6 +21,12 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use crate::catalog::Catalog;
+
+/// Most requests and streams at a time on one connection.
+const STREAMS_MAX: u32 = 256;
+/// Time between two pings of a connection, and how long it may take to answer one: a node behind a
+/// dead network is not connected.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The face of one catalog. Clones share it.
 #[derive(Clone)]
@@ -49,6 +56,9 @@ pub(crate) async fn serve(
     let incoming = TcpListenerStream::new(listener);
     Server::builder()
         .tcp_nodelay(true)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_INTERVAL))
         .add_service(MemberServiceServer::new(face.clone()))
         .add_service(DestinationSetServiceServer::new(face.clone()))
         .add_service(DestinationServiceServer::new(face.clone()))

@@ -4,94 +4,21 @@
 
 mod common;
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Running, eventually, registry};
-use control::client::{NodeConfig, NodeSession};
+use common::{
+    PATIENCE, Running, eventually, has_set, liveness, members, node, put_set, reaches, registry,
+    session,
+};
+use control::client::NodeSession;
 use control::registry::v1::config_service_client::ConfigServiceClient;
 use control::registry::v1::destination_set_service_client::DestinationSetServiceClient;
-use control::registry::v1::member_service_client::MemberServiceClient;
 use control::registry::v1::*;
-use control::view::{self, Liveness, Refusal, Side, SipEndpoint, View};
-use tokio::sync::{mpsc, watch};
+use control::view::{self, Liveness, Refusal, View};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Streaming};
-
-const PATIENCE: Duration = Duration::from_secs(10);
-
-fn node(id: &str, registry: &Running, state_dir: &Path) -> NodeConfig {
-    let sip: SocketAddr = "127.0.7.200:5060".parse().unwrap();
-    NodeConfig {
-        id: id.into(),
-        kind: view::MemberKind::Router,
-        address: sip.ip(),
-        sip: vec![SipEndpoint {
-            side: Side::Both,
-            address: sip,
-        }],
-        dmq_port: Some(5062),
-        cell: "default".into(),
-        zone: String::new(),
-        registries: vec![registry.address().to_string()],
-        state_dir: state_dir.to_owned(),
-    }
-}
-
-async fn session(config: NodeConfig) -> NodeSession {
-    NodeSession::start(config, Box::new(|_: &View| Ok(())))
-        .await
-        .unwrap()
-}
-
-async fn reaches(
-    view: &mut watch::Receiver<Arc<View>>,
-    what: &str,
-    reached: impl Fn(&View) -> bool,
-) -> Arc<View> {
-    let waited = timeout(PATIENCE, view.wait_for(|view| reached(view))).await;
-    Arc::clone(
-        &waited
-            .unwrap_or_else(|_| panic!("waited in vain: {what}"))
-            .unwrap(),
-    )
-}
-
-async fn members(registry: &Running) -> MemberServiceClient<Channel> {
-    MemberServiceClient::new(registry.channel().await)
-}
-
-async fn put_set(registry: &Running, id: &str, algorithm: u32) {
-    let destination_set = Some(DestinationSet {
-        name: format!("sets/{id}"),
-        algorithm,
-        ..DestinationSet::default()
-    });
-    let request = UpdateDestinationSetRequest {
-        destination_set,
-        allow_missing: true,
-        validate_only: false,
-    };
-    DestinationSetServiceClient::new(registry.channel().await)
-        .update_destination_set(request)
-        .await
-        .unwrap();
-}
-
-fn has_set(id: &'static str) -> impl Fn(&View) -> bool {
-    move |view| view.set(id).is_some()
-}
-
-fn liveness(id: &'static str, wanted: Liveness) -> impl Fn(&View) -> bool {
-    move |view| {
-        view.member(id)
-            .is_some_and(|member| member.liveness == wanted)
-    }
-}
 
 #[tokio::test]
 async fn a_node_registers_and_is_listed_alive() {
@@ -210,7 +137,7 @@ async fn an_id_that_is_alive_elsewhere_is_refused() {
         name: "members/a".into(),
         kind: MemberKind::Sbc.into(),
         address: address.into(),
-        sip: vec![control::registry::v1::SipEndpoint {
+        sip: vec![SipEndpoint {
             side: 0,
             address: format!("{address}:5060"),
         }],
@@ -541,7 +468,7 @@ async fn registry_with_stock_router(address: &str) -> Running {
         name: "members/stock".into(),
         kind: MemberKind::StockRouter.into(),
         address: "127.0.7.203".into(),
-        sip: vec![control::registry::v1::SipEndpoint {
+        sip: vec![SipEndpoint {
             side: 0,
             address: "127.0.7.203:5060".into(),
         }],

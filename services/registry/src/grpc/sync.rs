@@ -47,6 +47,7 @@ impl ConfigService for Face {
                 end = serve(&face.catalog, request.into_inner(), &answers) => end,
                 () = face.shutdown.cancelled() => Err(Status::unavailable("the registry is shutting down")),
             };
+            drop(face);
             if let Err(status) = end {
                 // Whoever does not read any more cannot be told.
                 let _gone = timeout(HELLO_WITHIN, answers.send(Err(status))).await;

@@ -3,17 +3,25 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use control::client::{NodeConfig, NodeSession};
+use control::registry::v1::destination_set_service_client::DestinationSetServiceClient;
+use control::registry::v1::member_service_client::MemberServiceClient;
 use control::registry::v1::status_service_client::StatusServiceClient;
 use control::registry::v1::{
-    ConfigStatus, GetConfigStatusRequest, ListNodeStatusesRequest, NodeStatus,
+    ConfigStatus, DestinationSet, GetConfigStatusRequest, ListNodeStatusesRequest, NodeStatus,
+    UpdateDestinationSetRequest,
 };
 use control::shutdown::Shutdown;
+use control::view::{self, Liveness, Side, SipEndpoint, View};
 use tandem_registry::Config;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 pub(crate) struct Running {
@@ -97,6 +105,77 @@ impl Running {
 
     pub(crate) async fn generation(&self) -> u64 {
         self.status().await.position.unwrap().generation
+    }
+}
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn node(id: &str, registry: &Running, state_dir: &Path) -> NodeConfig {
+    let sip: SocketAddr = "127.0.7.200:5060".parse().unwrap();
+    NodeConfig {
+        id: id.into(),
+        kind: view::MemberKind::Router,
+        address: sip.ip(),
+        sip: vec![SipEndpoint {
+            side: Side::Both,
+            address: sip,
+        }],
+        dmq_port: Some(5062),
+        cell: "default".into(),
+        zone: String::new(),
+        registries: vec![registry.address().to_string()],
+        state_dir: state_dir.to_owned(),
+    }
+}
+
+pub(crate) async fn session(config: NodeConfig) -> NodeSession {
+    NodeSession::start(config, Box::new(|_: &View| Ok(())))
+        .await
+        .unwrap()
+}
+
+pub(crate) async fn reaches(
+    view: &mut watch::Receiver<Arc<View>>,
+    what: &str,
+    reached: impl Fn(&View) -> bool,
+) -> Arc<View> {
+    let waited = timeout(PATIENCE, view.wait_for(|view| reached(view))).await;
+    Arc::clone(
+        &waited
+            .unwrap_or_else(|_| panic!("waited in vain: {what}"))
+            .unwrap(),
+    )
+}
+
+pub(crate) async fn members(registry: &Running) -> MemberServiceClient<Channel> {
+    MemberServiceClient::new(registry.channel().await)
+}
+
+pub(crate) async fn put_set(registry: &Running, id: &str, algorithm: u32) {
+    let destination_set = Some(DestinationSet {
+        name: format!("sets/{id}"),
+        algorithm,
+        ..DestinationSet::default()
+    });
+    let request = UpdateDestinationSetRequest {
+        destination_set,
+        allow_missing: true,
+        validate_only: false,
+    };
+    DestinationSetServiceClient::new(registry.channel().await)
+        .update_destination_set(request)
+        .await
+        .unwrap();
+}
+
+pub(crate) fn has_set(id: &'static str) -> impl Fn(&View) -> bool {
+    move |view| view.set(id).is_some()
+}
+
+pub(crate) fn liveness(id: &'static str, wanted: Liveness) -> impl Fn(&View) -> bool {
+    move |view| {
+        view.member(id)
+            .is_some_and(|member| member.liveness == wanted)
     }
 }
 
