@@ -1,0 +1,2 @@
+//! Random deaths under one seed.
+fn main() {}
