@@ -1,0 +1,152 @@
+//! What became of the calls, for people and for programs.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::agents::Report;
+use super::system::router_name;
+use super::tap::{Seen, Traffic, is_2xx};
+use super::{Death, Fault, Options, ladder};
+
+/// The object that `--json` prints.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    calls: u32,
+    /// BYE answered 200 by the callee.
+    completed: usize,
+    failed: usize,
+    /// The router that was struck.
+    killed: Option<String>,
+    /// Calls on it at that moment, ringing ones included.
+    in_flight_at_kill: usize,
+    ringing_at_kill: usize,
+    /// Calls of it with a request through the other router afterwards.
+    served_by_heir: usize,
+    /// Requests but ACK that the callee got more than once.
+    delivered_twice: usize,
+    /// INVITE from its first sending to the first 18x or final, others to their final.
+    slowest_request_ms: u64,
+    /// From the death to inactive at the SBC.
+    detected_ms: Option<u64>,
+    #[serde(skip)]
+    failures: Vec<(String, String)>,
+    #[serde(skip)]
+    duplicates: Vec<String>,
+    #[serde(skip)]
+    slowest: String,
+}
+
+impl Summary {
+    pub(crate) fn new(
+        options: &Options,
+        traffic: &Traffic,
+        report: &Report,
+        death: Option<&Death>,
+    ) -> Self {
+        let struck = |seen: &[Seen]| {
+            death.is_some_and(|death| traffic.first_router(seen) == Some(death.router))
+        };
+        let at = death.map_or(u64::MAX, |death| death.at);
+        let mut in_flight = 0;
+        let mut ringing = 0;
+        let mut served_by_heir = 0;
+        for (_, seen) in traffic.calls().filter(|(_, seen)| struck(seen)) {
+            let upstream = |seen: &&Seen| !seen.came && traffic.router(seen.remote).is_none();
+            let began = seen.first().is_some_and(|seen| seen.at < at);
+            let answered = seen
+                .iter()
+                .filter(upstream)
+                .any(|seen| seen.at < at && seen.method == "INVITE" && is_2xx(seen));
+            let ended = seen
+                .iter()
+                .filter(upstream)
+                .any(|seen| seen.at < at && seen.method == "BYE" && is_2xx(seen));
+            in_flight += usize::from(began && !ended);
+            ringing += usize::from(began && !answered);
+            let by_heir = |seen: &Seen| {
+                let router = traffic.router(seen.remote);
+                !seen.came
+                    && seen.status.is_none()
+                    && seen.at >= at
+                    && router.is_some()
+                    && router != death.map(|death| death.router)
+            };
+            served_by_heir += usize::from(began && seen.iter().any(by_heir));
+        }
+        Self {
+            calls: options.calls,
+            completed: report.completed,
+            failed: report.failed.len(),
+            killed: death.map(|death| router_name(death.router)),
+            in_flight_at_kill: in_flight,
+            ringing_at_kill: ringing,
+            served_by_heir,
+            delivered_twice: report.delivered_twice.len(),
+            slowest_request_ms: report
+                .slowest
+                .map_or(0, |(_, elapsed)| elapsed.as_millis() as u64),
+            detected_ms: death
+                .and_then(|death| death.detected)
+                .map(|detected| detected.as_millis() as u64),
+            failures: report.failed.clone(),
+            duplicates: report.delivered_twice.clone(),
+            slowest: report.slowest.map_or_else(String::new, |(method, _)| {
+                format!("{method:?}").to_uppercase()
+            }),
+        }
+    }
+
+    /// Tells whether every call went as it should.
+    pub(crate) fn is_good(&self) -> bool {
+        self.failed == 0 && self.delivered_twice == 0 && self.completed == self.calls as usize
+    }
+
+    pub(crate) fn text(&self, options: &Options, death: Option<&Death>) -> String {
+        let mut out = format!(
+            "{} calls placed, {} completed, {} failed\n",
+            self.calls, self.completed, self.failed
+        );
+        if let Some(death) = death {
+            let _ = writeln!(
+                out,
+                "{} was {} while it carried {} calls, {} of them still ringing",
+                router_name(death.router),
+                ladder::verb(options.fault),
+                self.in_flight_at_kill,
+                self.ringing_at_kill
+            );
+            match self.detected_ms {
+                Some(ms) => {
+                    let _ = writeln!(
+                        out,
+                        "the SBC knew after {ms} ms; {} of its calls went on through {}",
+                        self.served_by_heir,
+                        router_name(1 - death.router)
+                    );
+                }
+                None => {
+                    let _ = writeln!(
+                        out,
+                        "the SBC had no request that would have told it of the death"
+                    );
+                }
+            }
+        }
+        let _ = writeln!(
+            out,
+            "the slowest request, {}, took {} ms; {} requests reached the IPBX twice",
+            self.slowest, self.slowest_request_ms, self.delivered_twice
+        );
+        for (call, outcome) in self.failures.iter().take(10) {
+            let _ = writeln!(out, "  failed: {call}: {outcome}");
+        }
+        for duplicate in self.duplicates.iter().take(10) {
+            let _ = writeln!(out, "  twice: {duplicate}");
+        }
+        if options.fault != Fault::None && self.is_good() {
+            let _ = write!(out, "no call was lost");
+        }
+        out
+    }
+}
