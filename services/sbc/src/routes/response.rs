@@ -17,7 +17,7 @@ impl Shard {
             Answer::Delivered(delivered) => {
                 self.answered(now, view, delivered.branch, delivered.status, message);
             }
-            Answer::Absorbed => {}
+            Answer::Absorbed => self.owed_second_pass(message),
             Answer::Stray => self.counters.drops.count(Drop::StrayResponse),
         }
     }
@@ -46,6 +46,18 @@ impl Shard {
                     .forward_response(now, id, message, &mut self.edits);
             }
             None => {}
+        }
+    }
+
+    /// A router's 100 is a promise: until the second pass comes, the router owes it.
+    fn owed_second_pass(&mut self, message: &Message<'_>) {
+        if message.status() == Some(100)
+            && let Some(via) = message.top_via()
+            && let Some((first, _)) = via.branch.and_then(BranchId::read)
+            && let Some(branch) = self.proxy.branch(first)
+            && branch.data.bound.is_empty()
+        {
+            self.owed_by_router(first);
         }
     }
 
