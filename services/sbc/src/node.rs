@@ -133,6 +133,7 @@ impl Node {
         }
         if let Some(set) = config.set(FIRST_SET) {
             self.view.first_response = set.first_response;
+            self.view.detect_within = set.detect_within;
             self.health.set_config(HealthConfig {
                 detect_within: set.detect_within,
                 probe_interval: set.probe_interval,

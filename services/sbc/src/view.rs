@@ -51,6 +51,8 @@ pub struct View {
     pub cluster_key: [u8; 16],
     /// How long a router may take to say a first word before the next is asked as well.
     pub first_response: Duration,
+    /// How long finding a router dead may take.
+    pub detect_within: Duration,
     /// No new calls.
     pub draining: bool,
 }
@@ -72,6 +74,7 @@ impl View {
             listen,
             cluster_key: [0; 16],
             first_response: Duration::from_secs(2),
+            detect_within: Duration::from_millis(200),
             draining: false,
         }
     }
@@ -120,6 +123,26 @@ impl View {
             Some(Owner::Sbc) | None => None,
         };
         itself.or_else(heir).map(address)
+    }
+
+    /// Tells whether a router is believed to be alive.
+    #[must_use]
+    pub fn lives(&self, router: SocketAddr) -> bool {
+        self.routers.as_ref().is_some_and(|set| {
+            set.by_address(router)
+                .is_some_and(|index| set.is_alive(index))
+        })
+    }
+
+    /// Returns how long a router may take to say a first word. One that is believed dead is tried
+    /// when too few are left, but not for long: nobody watches over it.
+    #[must_use]
+    pub fn patience(&self, router: SocketAddr) -> Duration {
+        if self.lives(router) {
+            self.first_response
+        } else {
+            self.detect_within
+        }
     }
 
     /// Tells whether a living router is left besides these.

@@ -80,7 +80,8 @@ impl Shard {
         router: std::net::SocketAddr,
     ) {
         self.signs.owing(router);
-        self.proxy.expect_answer(branch, now + view.first_response);
+        self.proxy
+            .expect_answer(branch, now + view.patience(router));
     }
 
     /// Returns the target for an address that is not a router's.

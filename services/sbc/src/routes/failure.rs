@@ -66,14 +66,18 @@ impl Shard {
             self.proxy.give_up(now, live);
             return self.next_router(now, view, id);
         }
-        // c, e: we play the router's part.
-        if let Some(data) = self.proxy.branch_data_mut(live) {
-            data.lost = true;
-        }
-        self.proxy.stop_repeating(now, live, IN_STEAD_MAX);
+        self.play_the_routers_part(now, live);
         for second in bound {
             self.repeat_in_stead(now, view, live, second);
         }
+    }
+
+    /// c, e: from now on the second passes' responses are given to the first pass by us.
+    pub(crate) fn play_the_routers_part(&mut self, now: Instant, first: BranchId) {
+        if let Some(data) = self.proxy.branch_data_mut(first) {
+            data.lost = true;
+        }
+        self.proxy.stop_repeating(now, first, IN_STEAD_MAX);
     }
 
     /// Gives the latest response of a second pass to its first pass.
@@ -125,11 +129,7 @@ impl Shard {
                 destination: router,
             };
             if let Some(branch) = self.proxy.retry(now, id, target, Try::at_router(), None) {
-                self.signs.owing(router);
-                if !is_ack {
-                    self.proxy.expect_answer(branch, now + view.first_response);
-                }
-                return;
+                return self.given_to_router(now, view, branch, router);
             }
         } else if let Some(destination) = direct {
             let mut without_router = |message: &Message<'_>, edits: &mut Splice| {
@@ -166,7 +166,7 @@ impl Shard {
         self.next_router(now, view, branch.context);
     }
 
-    /// g: not a word within `first_response`, although the router lives.
+    /// g: not a word within the router's [`View::patience`].
     pub(crate) fn silent(&mut self, now: Instant, view: &View, branch: BranchId) {
         if self.live_branch(branch.context) != Some(branch) {
             return;
@@ -183,7 +183,7 @@ impl Shard {
         };
         let mut others = pass.refused.clone();
         others.push(router);
-        if !view.has_router_besides(&others) {
+        if view.lives(router) && !view.has_router_besides(&others) {
             return;
         }
         self.counters.failovers += 1;

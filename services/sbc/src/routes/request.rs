@@ -91,7 +91,7 @@ impl Shard {
         }
         if from_router {
             // A router decides where new requests go; we never ask another one on its behalf.
-            return self.from_router(now, view, key, &request);
+            return self.originated_by_router(now, view, key, &request);
         }
         self.dispatch(now, view, key, &request);
     }

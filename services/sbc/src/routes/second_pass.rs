@@ -85,11 +85,15 @@ impl Shard {
             data.bound.push(context);
         }
         self.proxy.expect_no_answer(first);
+        if !view.lives(source) {
+            // Believed dead, it speaks all the same: nobody would notice if it fell silent again.
+            self.play_the_routers_part(now, first);
+        }
         self.send_outward(now, view, context, request, destination);
     }
 
     /// A new request that a router makes by itself goes where the router says, or nowhere.
-    pub(crate) fn from_router(
+    pub(crate) fn originated_by_router(
         &mut self,
         now: Instant,
         view: &View,

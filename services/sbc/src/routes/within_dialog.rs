@@ -109,10 +109,7 @@ impl Shard {
         );
         self.edits.clear();
         if let (Some(branch), Some(router)) = (sent, router) {
-            self.signs.owing(router);
-            if !is_ack {
-                self.proxy.expect_answer(branch, now + view.first_response);
-            }
+            self.given_to_router(now, view, branch, router);
         }
     }
 }
