@@ -1,5 +1,7 @@
 //! Call flows through a whole fabric.
 
+mod deaths;
+
 use std::time::Duration;
 
 use tests::{Fabric, FabricConfig, draw};

@@ -252,7 +252,8 @@ impl Fabric {
             note("contexts", "SBC", shard.contexts());
             note("dialogs", "SBC", shard.dialogs());
         });
-        for router in &self.routers {
+        let living = |router: &&RouterHandle| self.world.is_running(router.host);
+        for router in self.routers.iter().filter(living) {
             router.element.for_each_shard(|shard| {
                 note("contexts", self.world.name(router.host), shard.contexts());
                 note("dialogs", self.world.name(router.host), shard.dialogs());

@@ -151,6 +151,12 @@ impl World {
         &self.hosts[usize::from(host.0)].name
     }
 
+    /// Tells whether a host's process lives and is not frozen.
+    #[must_use]
+    pub fn is_running(&self, host: HostId) -> bool {
+        self.hosts[usize::from(host.0)].is_running()
+    }
+
     /// Returns what was sent.
     #[must_use]
     pub fn trace(&self) -> &Trace {
@@ -190,6 +196,19 @@ impl World {
     /// Cuts a host off, or connects it again: datagrams from it and to it vanish.
     pub fn isolate(&mut self, id: HostId, isolated: bool) {
         self.host(id).isolated = isolated;
+    }
+
+    /// Loses what a host has sent and what has not arrived yet: its network card died with it.
+    pub fn lose_in_flight(&mut self, id: HostId) {
+        let now = self.now;
+        let trace = &mut self.trace;
+        self.queue.retain(|_, event| match event {
+            Event::Arrive { from, record, .. } if *from == id => {
+                trace.settle(*record, now, Fate::Lost);
+                false
+            }
+            Event::Arrive { .. } | Event::Unreachable { .. } | Event::Wake(_) => true,
+        });
     }
 
     /// Stops a host: it does nothing, and datagrams to it wait in its socket buffer.
