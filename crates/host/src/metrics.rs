@@ -98,17 +98,16 @@ impl<R: Role> Collector for Metrics<R> {
             };
             let mut metric = encoder.encode_descriptor(same[0].name, same[0].help, None, kind)?;
             for figure in same {
-                match &figure.label {
-                    Some(label) => encode(figure, metric.encode_family(&[label.clone()])?)?,
-                    None => encode(figure, metric.encode_family(&NO_LABELS)?)?,
-                }
+                let labels = figure
+                    .label
+                    .clone()
+                    .map_or_else(Vec::new, |label| vec![label]);
+                encode(figure, metric.encode_family(&labels)?)?;
             }
         }
         Ok(())
     }
 }
-
-const NO_LABELS: [(&str, String); 0] = [];
 
 fn encode(figure: &Figure, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
     if figure.is_counter {

@@ -1,6 +1,5 @@
 //! One process: bind, join the cluster, move SIP, serve its faces, drain, leave.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -275,8 +274,8 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     Ok(())
 }
 
-fn stopped(ended: Shutdown) -> impl Future<Output = ()> + Send + 'static {
-    async move { ended.cancelled().await }
+async fn stopped(ended: Shutdown) {
+    ended.cancelled().await;
 }
 
 fn readiness_of(readiness: &Readiness, view: &View, connected: bool) {

@@ -138,9 +138,10 @@ impl ClientInvite {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timers::origin;
 
     fn start() -> (Instant, TimerConfig, ClientInvite) {
-        let now = Instant::now();
+        let now = origin();
         let timers = TimerConfig::default();
         (now, timers, ClientInvite::new(now, &timers))
     }

@@ -115,10 +115,11 @@ impl ClientNonInvite {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timers::origin;
 
     #[test]
     fn repeats_up_to_t2_and_gives_up_after_64_t1() {
-        let start = Instant::now();
+        let start = origin();
         let timers = TimerConfig::default();
         let mut request = ClientNonInvite::new(start, &timers);
         let mut sent = vec![];
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_final_response_is_delivered_once_and_repeats_are_absorbed_for_t4() {
-        let now = Instant::now();
+        let now = origin();
         let timers = TimerConfig::default();
         let mut request = ClientNonInvite::new(now, &timers);
         assert_eq!(

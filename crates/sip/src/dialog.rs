@@ -100,11 +100,7 @@ impl Dialogs {
         match (response.method(), status) {
             (Method::Invite, 101..200) => self.note(now, key, DialogState::Early),
             (Method::Invite, 200..300) => self.note(now, key, DialogState::Confirmed),
-            (Method::Invite, 300..) => {
-                if self.state(key) == Some(DialogState::Early) {
-                    self.end(key);
-                }
-            }
+            (Method::Invite, 300..) if self.state(key) == Some(DialogState::Early) => self.end(key),
             (Method::Bye, 200..) | (_, 481) => self.end(key),
             _ => {}
         }

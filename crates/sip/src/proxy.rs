@@ -95,6 +95,9 @@ pub struct ProxyCounters {
     pub stray_responses: u64,
 }
 
+/// Changes a stored request before another try: see [`Proxy::retry`].
+pub type Edit<'a> = dyn FnMut(&Message<'_>, &mut Splice) + 'a;
+
 /// Response contexts of one shard. `C` is what the user keeps with each context, `B` with each try.
 ///
 /// After any call that takes `now`, drain `poll_event`, then send what `outbox` holds.
@@ -525,7 +528,7 @@ impl<C, B> Proxy<C, B> {
         id: ContextId,
         target: Target,
         data: B,
-        edit: Option<&mut dyn FnMut(&Message<'_>, &mut Splice)>,
+        edit: Option<&mut Edit<'_>>,
     ) -> Option<BranchId> {
         let own = self.next_branch(id)?;
         let context = self
@@ -576,9 +579,10 @@ impl<C, B> Proxy<C, B> {
         data: B,
     ) -> Option<BranchId> {
         let timers = self.config.timers;
-        let client = match method {
-            Method::Ack => Client::Acknowledgement(Some(now + timers.transaction())),
-            method => Client::new(now, &timers, method == Method::Invite),
+        let client = if method == Method::Ack {
+            Client::Acknowledgement(Some(now + timers.transaction()))
+        } else {
+            Client::new(now, &timers, method == Method::Invite)
         };
         let context = self.context_mut(id.context)?;
         context.branches.push(Branch {

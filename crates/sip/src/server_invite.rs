@@ -137,10 +137,11 @@ impl Default for ServerInvite {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timers::origin;
 
     #[test]
     fn a_failure_is_repeated_until_its_ack() {
-        let now = Instant::now();
+        let now = origin();
         let timers = TimerConfig::default();
         let mut invite = ServerInvite::new();
         assert!(invite.handle_response(now, &timers, 100));
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn after_a_2xx_repeats_are_absorbed_and_further_2xx_go_out() {
-        let now = Instant::now();
+        let now = origin();
         let timers = TimerConfig::default();
         let mut invite = ServerInvite::new();
         assert!(invite.handle_repeat());

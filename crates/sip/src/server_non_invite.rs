@@ -102,10 +102,11 @@ impl ServerNonInvite {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timers::origin;
 
     #[test]
     fn one_final_response_then_silence_for_64_t1() {
-        let now = Instant::now();
+        let now = origin();
         let timers = TimerConfig::default();
         let mut bye = ServerNonInvite::new(now, &timers);
         assert!(!bye.handle_repeat(), "nothing has been said");
@@ -122,7 +123,7 @@ mod tests {
 
     #[test]
     fn says_100_late_and_408_never() {
-        let now = Instant::now();
+        let now = origin();
         let timers = TimerConfig::default();
         let mut bye = ServerNonInvite::new(now, &timers);
         assert_eq!(bye.poll_timeout(), Some(now + timers.t1 * 7));

@@ -80,3 +80,10 @@ pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant>
         (None, b) => b,
     }
 }
+
+/// Returns a moment for tests to start from; no test depends on which.
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn origin() -> Instant {
+    Instant::now()
+}
