@@ -117,6 +117,8 @@ impl Status {
 
 /// How many OPTIONS are remembered per destination; the oldest is forgotten first.
 const PROBES_REMEMBERED_MAX: usize = 64;
+/// How many round trips are remembered: the shortest of them is what the network takes.
+const ROUND_TRIPS_REMEMBERED_MAX: usize = 8;
 /// A burst sends at this interval, or faster where that would give fewer than `BURST_PROBES_MIN`.
 const BURST_INTERVAL: Duration = Duration::from_millis(20);
 const BURST_PROBES_MIN: u32 = 8;
@@ -185,6 +187,8 @@ pub(crate) struct Destination {
     unready: bool,
     last_sign_of_life: Option<Instant>,
     smoothed_rtt: Option<Duration>,
+    /// The latest round trips, oldest first.
+    round_trips: VecDeque<Duration>,
     incarnation: Option<u64>,
 }
 
@@ -212,6 +216,7 @@ impl Destination {
             unready: false,
             last_sign_of_life: None,
             smoothed_rtt: None,
+            round_trips: VecDeque::new(),
             incarnation: None,
         };
         destination.apply_administrative(now);
@@ -329,6 +334,10 @@ impl Destination {
             self.smoothed_rtt
                 .map_or(rtt, |smoothed| (smoothed * 7 + rtt) / 8),
         );
+        if self.round_trips.len() == ROUND_TRIPS_REMEMBERED_MAX {
+            self.round_trips.pop_front();
+        }
+        self.round_trips.push_back(rtt);
         self.unready = status == 503;
         self.handle_sign_of_life(now);
         // What it was asked before it was lost, it may answer from its grave.
@@ -481,12 +490,14 @@ impl Destination {
     }
 
     fn start_burst(&mut self, now: Instant, reason: Reason, config: &HealthConfig) {
-        let round_trips = self.smoothed_rtt.unwrap_or_default() * 2;
+        // The shortest, not the smoothed one: the answers of a process that stood still for seconds
+        // say nothing about the network, and must not buy it seconds when it dies the next time.
+        let round_trip = self.round_trips.iter().min().copied().unwrap_or_default();
         let Some(debt) = self.debt.as_mut().filter(|debt| debt.burst.is_none()) else {
             return;
         };
         // Where a round trip takes longer than the budget, it still gets a chance to answer.
-        let deadline = (debt.since + config.verdict_after()).max(now + round_trips);
+        let deadline = (debt.since + config.verdict_after()).max(now + round_trip * 2);
         let interval = BURST_INTERVAL.min(deadline.duration_since(now) / BURST_PROBES_MIN);
         let interval = interval.max(BURST_INTERVAL_MIN);
         debt.burst = Some(Burst {

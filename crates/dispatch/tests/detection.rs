@@ -278,6 +278,24 @@ fn a_death_right_after_an_answered_burst_is_found_in_time() {
 }
 
 #[test]
+fn answers_held_back_by_a_freeze_buy_no_time_when_it_dies_the_next_time() {
+    let mut world = World::new(ms(1));
+    world.run(ms(5_000));
+    world.rtt = ms(2_100);
+    world.run(ms(2_100));
+    world.rtt = ms(1);
+    world.run(ms(3_000));
+    assert_eq!(world.status().state, State::Active);
+    let died = (world.at(), world.losses().len());
+    world.life = Life::Silent;
+    world.owe();
+    world.run(ms(400));
+    let losses = world.losses();
+    assert_eq!(losses.len(), died.1 + 1, "{losses:?}");
+    assert!(losses[died.1].0 <= died.0 + ms(190), "{losses:?}");
+}
+
+#[test]
 fn icmp_is_a_verdict_after_three_refusals_in_a_row() {
     let mut world = World::new(ms(1));
     world.run(ms(1_500));
