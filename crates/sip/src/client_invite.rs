@@ -122,6 +122,12 @@ impl ClientInvite {
         self.state == State::Completed
     }
 
+    /// Tells whether a 2xx has come, whose repeats are handed on.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.state == State::Accepted
+    }
+
     /// Tells whether it can be forgotten.
     #[must_use]
     pub fn is_terminated(&self) -> bool {

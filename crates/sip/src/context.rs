@@ -165,6 +165,12 @@ impl<B> Branch<B> {
         self.client.is_unanswered()
     }
 
+    /// Tells whether a response to it may still count: a final one, or one more 2xx of an INVITE.
+    #[must_use]
+    pub fn takes_responses(&self) -> bool {
+        self.client.takes_responses()
+    }
+
     /// Tells whether it was given up: it no longer decides anything.
     #[must_use]
     pub fn is_given_up(&self) -> bool {

@@ -108,6 +108,11 @@ impl Client {
         }
     }
 
+    /// It is pending, or it is an INVITE whose every 2xx is handed on.
+    pub(crate) fn takes_responses(&self) -> bool {
+        self.is_pending() || matches!(self, Self::Invite(client) if client.is_accepted())
+    }
+
     /// An INVITE that rings: RFC 3261 section 9.1 allows CANCEL only now.
     pub(crate) fn may_be_cancelled(&self) -> bool {
         matches!(self, Self::Invite(client) if client.is_proceeding())

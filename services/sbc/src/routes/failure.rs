@@ -66,18 +66,14 @@ impl Shard {
             self.proxy.give_up(now, live);
             return self.next_router(now, view, id);
         }
-        self.play_the_routers_part(now, live);
+        // c, e: from now on the second passes' responses are given to the first pass by us.
+        if let Some(data) = self.proxy.branch_data_mut(live) {
+            data.lost = true;
+        }
+        self.proxy.stop_repeating(now, live, IN_STEAD_MAX);
         for second in bound {
             self.repeat_in_stead(now, view, live, second);
         }
-    }
-
-    /// c, e: from now on the second passes' responses are given to the first pass by us.
-    pub(crate) fn play_the_routers_part(&mut self, now: Instant, first: BranchId) {
-        if let Some(data) = self.proxy.branch_data_mut(first) {
-            data.lost = true;
-        }
-        self.proxy.stop_repeating(now, first, IN_STEAD_MAX);
     }
 
     /// Gives the latest response of a second pass to its first pass.

@@ -66,7 +66,7 @@ impl Shard {
     pub(crate) fn owed_by_router(&mut self, first: BranchId) {
         if let Some(branch) = self.proxy.branch(first)
             && branch.data.router
-            && branch.is_pending()
+            && branch.takes_responses()
             && !branch.is_given_up()
             && !branch.data.lost
         {
@@ -85,11 +85,12 @@ impl Shard {
         message: &Message<'_>,
         vias: usize,
     ) {
-        if !self
-            .proxy
-            .branch(first)
-            .is_some_and(|branch| branch.data.lost && !branch.is_given_up())
-        {
+        // Not only what waited when the router was lost: a 2xx that the callee repeats later finds no
+        // router either, nor does what one that was believed dead has sent on all the same.
+        if !self.proxy.branch(first).is_some_and(|branch| {
+            let lost = branch.data.lost || !view.lives(branch.target.destination);
+            lost && !branch.is_given_up()
+        }) {
             return;
         }
         self.edits.clear();

@@ -85,10 +85,6 @@ impl Shard {
             data.bound.push(context);
         }
         self.proxy.expect_no_answer(first);
-        if !view.lives(source) {
-            // Believed dead, it speaks all the same: nobody would notice if it fell silent again.
-            self.play_the_routers_part(now, first);
-        }
         self.send_outward(now, view, context, request, destination);
     }
 
