@@ -75,7 +75,8 @@ impl Tandem {
         let mut text =
             format!("cluster = \"bench\"\naddress = {address:?}\nstate_dir = {state:?}\n");
         if kind != "registry" {
-            text += &format!("node = {name:?}\nregistry = {REGISTRY:?}\n");
+            // One worker each: three of them share the machine with SIPp, and one is enough.
+            text += &format!("node = {name:?}\nregistry = {REGISTRY:?}\nworkers = 1\n");
         }
         let config = directory.join(format!("{name}.toml"));
         fs::write(&config, text + more)?;
