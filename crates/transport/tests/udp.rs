@@ -354,3 +354,36 @@ fn another_thread_can_send_and_wake() {
         running.workers.counters()[0].turns() > turns
     });
 }
+
+#[test]
+fn a_busy_worker_lets_datagrams_gather_and_an_idle_one_does_not() {
+    let running = start(&["127.0.9.14:0"], 1);
+    let client = client("127.0.9.2:0");
+    let turns = || running.workers.counters()[0].turns();
+    let (before, began) = (turns(), Instant::now());
+    let (unanswered, mut sent) = (vec![0; 20_001], 0_u64);
+    while began.elapsed() < Duration::from_millis(200) {
+        client.send_to(&unanswered, running.addresses[0]).unwrap();
+        sent += 1;
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    let (taken, passed) = (turns() - before, began.elapsed());
+    if sent < 2 * u64::try_from(passed.as_millis()).unwrap() {
+        println!("left out: too busy a machine to tell, {sent} datagrams in {passed:?}");
+        return;
+    }
+    assert!(
+        u128::from(taken) <= passed.as_millis() + 20,
+        "{taken} turns in {passed:?}"
+    );
+
+    let mut fastest = Duration::MAX;
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(3));
+        let began = Instant::now();
+        client.send_to(b"alone", running.addresses[0]).unwrap();
+        assert_eq!(receive(&client), b"alone");
+        fastest = fastest.min(began.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(1), "{fastest:?}");
+}
