@@ -1,5 +1,6 @@
 //! One process: bind, join the cluster, move SIP, serve its faces, drain, leave.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,6 +27,12 @@ use crate::metrics::Metrics;
 const CONTEXTS_MAX: usize = 1_000_000;
 /// Dialogs of a whole process.
 const DIALOGS_MAX: usize = 500_000;
+/// How often the process asks its node what there is to log and to look up.
+const TICK: Duration = Duration::from_millis(20);
+/// How many look-ups are started in one tick.
+const LOOKUPS_MAX: usize = 64;
+/// How long a look-up may take.
+const LOOKUP_MAX: Duration = Duration::from_millis(1800);
 /// How often a draining process looks whether it is done.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -65,6 +72,10 @@ pub trait Role: Send + Sync + Sized + 'static {
     fn drain(node: &mut Self::Node, draining: bool);
     /// Tells whether nothing keeps a draining process from ending.
     fn is_drained(element: &Sharded<Self::Shard, Self::Node>) -> bool;
+    /// Returns the next name to look up, if the role has any use for names.
+    fn poll_lookup(node: &mut Self::Node) -> Option<Box<str>>;
+    /// Takes the answer.
+    fn handle_lookup(node: &mut Self::Node, now: Instant, name: Box<str>, address: Option<IpAddr>);
     /// Logs what has changed since it was last asked.
     fn log_changes(node: &mut Self::Node);
     /// Adds its own gRPC services.
@@ -224,7 +235,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
         grpc = %config.grpc, http = %config.http, "running"
     );
     let mut connected = session.connected();
-    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    let mut ticks = tokio::time::interval(TICK);
     readiness_of(&readiness, &first, *connected.borrow());
     loop {
         tokio::select! {
@@ -245,7 +256,15 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
                 tracing::info!(connected = up, "registry");
                 readiness_of(&readiness, &view.borrow(), up);
             }
-            _ = ticks.tick() => handle.with_node(|_, node| R::log_changes(node)),
+            _ = ticks.tick() => {
+                let names: Vec<_> = handle.with_node(|_, node| {
+                    R::log_changes(node);
+                    std::iter::from_fn(|| R::poll_lookup(node)).take(LOOKUPS_MAX).collect()
+                });
+                for name in names {
+                    tokio::spawn(look_up::<R>(handle.clone(), name));
+                }
+            }
         }
     }
 
@@ -272,6 +291,25 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     .await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Looks a host name up as the system does: hosts file, then DNS. IPv4 comes first.
+async fn look_up<R: Role>(handle: Handle<R::Shard, R::Node>, name: Box<str>) {
+    let found = tokio::time::timeout(LOOKUP_MAX, tokio::net::lookup_host((name.to_string(), 0))).await;
+    let address = match found {
+        Ok(Ok(addresses)) => addresses
+            .map(|address| address.ip())
+            .min_by_key(IpAddr::is_ipv6),
+        Ok(Err(error)) => {
+            tracing::warn!(%name, %error, "name not found");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(%name, "name not found in time");
+            None
+        }
+    };
+    handle.with_node(|now, node| R::handle_lookup(node, now, name, address));
 }
 
 async fn stopped(ended: Shutdown) {

@@ -1,7 +1,7 @@
 //! Response contexts: one request, whom it came from, and every try to send it on. RFC 3261 section 16.2.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use element::FlowId;
 use smallvec::SmallVec;
@@ -23,6 +23,8 @@ pub struct Target {
 pub struct Context<C, B> {
     pub(crate) generation: u32,
     pub(crate) invite: bool,
+    /// Timer C of its tries.
+    pub(crate) timer_c: Duration,
     /// Whom it came from: one server transaction, more when copies have joined.
     pub(crate) upstreams: SmallVec<[Upstream; 1]>,
     /// The request as it was sent, our Via on top: every try differs from it in its branch alone.
@@ -75,10 +77,11 @@ pub(crate) enum Cancel {
 }
 
 impl<C, B> Context<C, B> {
-    pub(crate) fn new(generation: u32, invite: bool, data: C) -> Self {
+    pub(crate) fn new(generation: u32, invite: bool, timer_c: Duration, data: C) -> Self {
         Self {
             generation,
             invite,
+            timer_c,
             upstreams: SmallVec::new(),
             sent: None,
             branch_at: 0,

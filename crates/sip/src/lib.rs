@@ -12,6 +12,7 @@ pub mod dialog;
 pub mod drops;
 pub mod options;
 pub mod proxy;
+pub mod route;
 pub mod server_invite;
 pub mod server_non_invite;
 pub mod timers;

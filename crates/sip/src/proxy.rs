@@ -259,7 +259,12 @@ impl<C, B> Proxy<C, B> {
         from_peer: Option<&Message<'_>>,
     ) -> Answer {
         let timers = self.config.timers;
-        let timer_c = now + self.config.timer_c;
+        let Some(timer_c) = self
+            .context(id.context)
+            .map(|context| now + context.timer_c)
+        else {
+            return self.stray();
+        };
         let Some(branch) = self.branch_mut(id) else {
             return self.stray();
         };
@@ -428,6 +433,13 @@ impl<C, B> Proxy<C, B> {
         Some(id)
     }
 
+    /// Sets how long an INVITE of this context may ring on: Timer C.
+    pub fn set_timer_c(&mut self, id: ContextId, timer_c: Duration) {
+        if let Some(context) = self.context_mut(id) {
+            context.timer_c = timer_c;
+        }
+    }
+
     /// Opens a context that answers nobody: an ACK of a 2xx whose way must be watched.
     pub fn open_ack(&mut self, data: C) -> Option<ContextId> {
         self.insert(false, data)
@@ -438,7 +450,9 @@ impl<C, B> Proxy<C, B> {
             return None;
         }
         let generation = self.rng.next_u32();
-        let slot = self.contexts.insert(Context::new(generation, invite, data));
+        let slot =
+            self.contexts
+                .insert(Context::new(generation, invite, self.config.timer_c, data));
         Some(ContextId {
             slot: u32::try_from(slot).ok()?,
             generation,

@@ -1,5 +1,6 @@
 //! The router as a process.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use control::view::{MemberKind, View as RegistryView};
@@ -76,6 +77,13 @@ impl Role for Router {
         element.for_each_shard(|shard| busy |= shard.is_busy());
         !busy
     }
+
+    /// The SBC resolves what a router decides.
+    fn poll_lookup(_node: &mut Node) -> Option<Box<str>> {
+        None
+    }
+
+    fn handle_lookup(_node: &mut Node, _now: Instant, _name: Box<str>, _address: Option<IpAddr>) {}
 
     fn log_changes(node: &mut Node) {
         for reason in node.take_unusable() {

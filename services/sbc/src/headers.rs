@@ -27,13 +27,6 @@ pub(crate) fn strip(edits: &mut Splice, message: &Message<'_>) {
     }
 }
 
-/// Takes off the first `count` Routes.
-pub(crate) fn remove_routes(edits: &mut Splice, message: &Message<'_>, count: usize) {
-    if count > 0 {
-        edits.remove_leading(message, HeaderName::Route, count);
-    }
-}
-
 /// Tells the router who sent a request.
 pub(crate) fn add_forwarded_for(edits: &mut Splice, message: &Message<'_>, source: SocketAddr) {
     edits.insert_with(message.headers_end(), |out| {

@@ -6,6 +6,7 @@
 mod counters;
 mod grpc;
 mod headers;
+mod names;
 mod node;
 mod pass;
 mod role;
@@ -16,6 +17,7 @@ mod tap;
 mod view;
 
 pub use counters::Counters;
+pub use names::{FORGOTTEN_AFTER, FRESH_FOR, Known, NAMES_MAX, Names, PATIENCE, WAITING_MAX};
 pub use node::{ADDRESSES_MAX, Change, FIRST_SET, Node};
 pub use role::Sbc;
 pub use shard::{FAILOVER_BURST, FAILOVER_PAUSE, Notice, Shard};

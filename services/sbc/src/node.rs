@@ -3,8 +3,8 @@
 //! It probes with OPTIONS, judges by [`dispatch::Health`], answers OPTIONS that are for the SBC
 //! itself, and publishes a [`View`] after each change.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use rand::{RngCore, SeedableRng};
 use sip::options;
 use sip_types::{Message, Uri};
 
+use crate::names::{FORGOTTEN_AFTER, FRESH_FOR, Known, NAMES_MAX};
 use crate::shard::Notice;
 use crate::signs::{Sign, Signs};
 use crate::view::{Addresses, Owner, View};
@@ -47,6 +48,10 @@ pub struct Node {
     published: bool,
     notices: VecDeque<Notice>,
     changes: VecDeque<Change>,
+    /// Names to look up, and those that are being looked up.
+    lookups: VecDeque<Box<str>>,
+    asked: BTreeSet<Box<str>>,
+    next_refresh: Option<Instant>,
     outbox: Outbox,
     rng: SmallRng,
     tag: u64,
@@ -69,6 +74,9 @@ impl Node {
             published: false,
             notices: VecDeque::new(),
             changes: VecDeque::new(),
+            lookups: VecDeque::new(),
+            asked: BTreeSet::new(),
+            next_refresh: None,
             outbox: Outbox::new(),
             rng,
             tag,
@@ -222,6 +230,57 @@ impl Node {
         self.health.statuses()
     }
 
+    /// Returns the next name to look up; [`Node::handle_lookup`] must follow.
+    pub fn poll_lookup(&mut self) -> Option<Box<str>> {
+        self.lookups.pop_front()
+    }
+
+    /// Takes the answer to a look-up. A name that had an address keeps it when nobody answers.
+    pub fn handle_lookup(&mut self, now: Instant, name: Box<str>, address: Option<IpAddr>) {
+        self.asked.remove(&name);
+        let mut names = (*self.view.names).clone();
+        let before = names.get(&name).copied();
+        let known = Known {
+            address: address.or(before.and_then(|known| known.address)),
+            until: now + FRESH_FOR,
+            since: before.map_or(now, |known| known.since),
+        };
+        names.insert(name, known);
+        self.next_refresh = names.values().map(|known| known.until).min();
+        self.view.names = Arc::new(names);
+        self.published = false;
+        self.notices.push_back(Notice::NamesKnown);
+    }
+
+    fn ask(&mut self, name: Box<str>) {
+        let room = self.view.names.len() + self.asked.len() < NAMES_MAX;
+        if (room || self.view.names.contains_key(&name)) && self.asked.insert(name.clone()) {
+            self.lookups.push_back(name);
+        }
+    }
+
+    /// Asks again for what is no longer fresh, and forgets what is old.
+    fn refresh_names(&mut self, now: Instant) {
+        if self.next_refresh.is_none_or(|at| at > now) {
+            return;
+        }
+        let mut names = (*self.view.names).clone();
+        names.retain(|_, known| known.since + FORGOTTEN_AFTER > now);
+        let mut stale = Vec::new();
+        for (name, known) in &mut names {
+            if known.until <= now {
+                known.until = now + FRESH_FOR;
+                stale.push(name.clone());
+            }
+        }
+        self.next_refresh = names.values().map(|known| known.until).min();
+        self.view.names = Arc::new(names);
+        self.published = false;
+        for name in stale {
+            self.ask(name);
+        }
+    }
+
     /// Returns the next change worth telling.
     pub fn poll_change(&mut self) -> Option<Change> {
         self.changes.pop_front()
@@ -298,6 +357,9 @@ impl element::Node for Node {
     }
 
     fn handle_outcomes(&mut self, now: Instant, outcomes: &mut Signs) {
+        for name in outcomes.drain_names() {
+            self.ask(name);
+        }
         for (address, sign) in outcomes.drain() {
             let Some(destination) = self.health.destination_at(address).cloned() else {
                 continue;
@@ -318,12 +380,16 @@ impl element::Node for Node {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        self.refresh_names(now);
         self.health.handle_timeout(now);
         self.run_health();
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.health.poll_timeout()
+        [self.health.poll_timeout(), self.next_refresh]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn outbox(&mut self) -> &mut Outbox {

@@ -1,5 +1,6 @@
 //! The SBC as a process.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use control::view::{MemberKind, View as RegistryView};
@@ -82,6 +83,14 @@ impl Role for Sbc {
         let mut left = 0;
         element.for_each_shard(|shard| left += shard.dialogs() + usize::from(shard.is_busy()));
         left == 0
+    }
+
+    fn poll_lookup(node: &mut Node) -> Option<Box<str>> {
+        node.poll_lookup()
+    }
+
+    fn handle_lookup(node: &mut Node, now: Instant, name: Box<str>, address: Option<IpAddr>) {
+        node.handle_lookup(now, name, address);
     }
 
     fn log_changes(node: &mut Node) {

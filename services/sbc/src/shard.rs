@@ -9,6 +9,7 @@ use sip::{ContextId, DialogConfig, Dialogs, Event, Proxy, ProxyConfig};
 use sip_types::{Message, ParseError, Splice};
 
 use crate::counters::Counters;
+use crate::names::Waiting;
 use crate::pass::{Pass, Try};
 use crate::signs::Signs;
 use crate::view::View;
@@ -25,6 +26,8 @@ pub const FAILOVER_PAUSE: Duration = Duration::from_millis(10);
 pub enum Notice {
     /// The router at this address was found dead, or has come back as another incarnation.
     RouterLost(SocketAddr),
+    /// A name has been looked up; the view says with what result.
+    NamesKnown,
 }
 
 /// One shard of the SBC. Worker threads and the simulator drive it through [`element::Sharded`].
@@ -39,6 +42,8 @@ pub struct Shard {
     /// Requests of lost routers that wait for their turn, and when it comes.
     pub(crate) moving: VecDeque<(ContextId, SocketAddr)>,
     pub(crate) move_at: Option<Instant>,
+    /// Requests that wait for a name, in the order of their coming.
+    pub(crate) waiting: VecDeque<Waiting>,
 }
 
 impl Shard {
@@ -55,6 +60,7 @@ impl Shard {
             edits: Splice::new(),
             moving: VecDeque::new(),
             move_at: None,
+            waiting: VecDeque::new(),
         }
     }
 
@@ -145,6 +151,7 @@ impl element::Shard for Shard {
     fn handle_notice(&mut self, now: Instant, view: &View, notice: &Notice) {
         match *notice {
             Notice::RouterLost(router) => self.router_lost(now, view, router),
+            Notice::NamesKnown => self.names_known(now, view),
         }
         self.run_events(now, view);
     }
@@ -152,6 +159,7 @@ impl element::Shard for Shard {
     fn handle_timeout(&mut self, now: Instant, view: &View) {
         self.proxy.handle_timeout(now);
         self.dialogs.handle_timeout(now);
+        self.give_up_waiting(now);
         if self.move_at.take_if(|at| *at <= now).is_some() {
             self.move_on(now, view);
         }
@@ -163,6 +171,7 @@ impl element::Shard for Shard {
             self.proxy.poll_timeout(),
             self.dialogs.poll_timeout(),
             self.move_at,
+            self.patience_ends(),
         ]
         .into_iter()
         .flatten()

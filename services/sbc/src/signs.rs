@@ -18,7 +18,12 @@ pub(crate) enum Sign {
 #[derive(Debug, Default)]
 pub struct Signs {
     entries: SmallVec<[(SocketAddr, Sign); 4]>,
+    /// Names to look up, each once.
+    names: Vec<Box<str>>,
 }
+
+/// How many different names one batch may ask for; the others are asked for with the next request.
+const NAMES_PER_BATCH_MAX: usize = 64;
 
 impl Signs {
     pub(crate) fn alive(&mut self, router: SocketAddr) {
@@ -40,11 +45,26 @@ impl Signs {
         }
     }
 
+    pub(crate) fn ask(&mut self, name: &str) {
+        if self.names.len() < NAMES_PER_BATCH_MAX
+            && !self.names.iter().any(|asked| **asked == *name)
+        {
+            self.names.push(name.into());
+        }
+    }
+
+    pub(crate) fn drain_names(&mut self) -> impl Iterator<Item = Box<str>> + '_ {
+        self.names.drain(..)
+    }
+
     /// Moves everything into `into`; tells whether there was anything.
     pub(crate) fn take(&mut self, into: &mut Self) -> bool {
-        let any = !self.entries.is_empty();
+        let any = !self.entries.is_empty() || !self.names.is_empty();
         for (router, sign) in self.entries.drain(..) {
             into.note(router, sign);
+        }
+        for name in self.names.drain(..) {
+            into.ask(&name);
         }
         any
     }

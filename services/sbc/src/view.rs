@@ -10,8 +10,10 @@ use std::time::Duration;
 use control::view::Network;
 use dispatch::{DestinationIndex, SetView};
 use element::FlowId;
-use sip_types::{Message, Uri};
+use sip_types::{Message, Scheme, Uri};
 use siphasher::sip::SipHasher24;
+
+use crate::names::{Known, Names, NextHop};
 
 /// What an address of the cluster belongs to, or belonged to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct View {
     pub detect_within: Duration,
     /// No new calls.
     pub draining: bool,
+    /// What is known of names.
+    pub names: Arc<Names>,
 }
 
 /// The URI parameter of our Record-Route that proves that we made it: see [`View::pass`].
@@ -76,6 +80,7 @@ impl View {
             first_response: Duration::from_secs(2),
             detect_within: Duration::from_millis(200),
             draining: false,
+            names: Arc::new(Names::new()),
         }
     }
 
@@ -168,10 +173,15 @@ impl View {
     }
 
     fn is_own(&self, uri: &[u8]) -> bool {
-        let Some(address) = Uri::parse(uri).ok().and_then(|uri| uri.socket_addr(5060)) else {
-            return false;
-        };
-        self.listen.contains(&address) || self.addresses.get(&address) == Some(&Owner::Sbc)
+        Uri::parse(uri).is_ok_and(|uri| self.is_own_uri(&uri))
+    }
+
+    /// Tells whether a URI names an SBC of the cluster.
+    #[must_use]
+    pub fn is_own_uri(&self, uri: &Uri<'_>) -> bool {
+        uri.socket_addr(5060).is_some_and(|address| {
+            self.listen.contains(&address) || self.addresses.get(&address) == Some(&Owner::Sbc)
+        })
     }
 
     /// Returns how many leading Routes are ours: those of any SBC of the cluster.
@@ -205,19 +215,39 @@ impl View {
 
     /// Returns where a request goes once its first `passed` Routes are taken off: RFC 3261 section
     /// 16.6 step 7.
-    #[must_use]
-    pub fn next_hop(&self, message: &Message<'_>, passed: usize) -> Option<SocketAddr> {
-        match message.routes().nth(passed) {
-            Some(route) => self.resolve(&route.ok()?.parsed_uri().ok()?),
-            None => self.resolve(&Uri::parse(message.request_uri()).ok()?),
-        }
+    pub(crate) fn next_hop(&self, message: &Message<'_>, passed: usize) -> NextHop {
+        let uri = match message.routes().nth(passed) {
+            Some(Ok(route)) => Uri::parse(route.uri),
+            Some(Err(_)) => return NextHop::Nowhere,
+            None => Uri::parse(message.request_uri()),
+        };
+        uri.map_or(NextHop::Nowhere, |uri| self.resolve(&uri))
     }
 
     /// Returns the address of a URI. Never one of our own: that would be a loop.
-    #[must_use]
-    pub fn resolve(&self, uri: &Uri<'_>) -> Option<SocketAddr> {
-        uri.socket_addr(5060)
-            .filter(|address| !self.listen.contains(address))
+    ///
+    /// A name is looked up as a host, with the port of the URI or 5060 (RFC 3263 section 4.2, without
+    /// NAPTR and SRV).
+    pub(crate) fn resolve(&self, uri: &Uri<'_>) -> NextHop {
+        let address = match uri.socket_addr(5060) {
+            Some(address) => address,
+            None => {
+                let Some(name) = host_name(uri) else {
+                    return NextHop::Nowhere;
+                };
+                match self.names.get(&name) {
+                    None => return NextHop::Ask(name),
+                    Some(Known { address: None, .. }) => return NextHop::Nowhere,
+                    Some(Known {
+                        address: Some(ip), ..
+                    }) => SocketAddr::new(*ip, uri.port.unwrap_or(5060)),
+                }
+            }
+        };
+        if self.listen.contains(&address) {
+            return NextHop::Nowhere;
+        }
+        NextHop::Address(address)
     }
 
     /// Returns the short keyed hash of a Call-ID that our Record-Route carries: eight hexadecimal
@@ -248,4 +278,13 @@ impl View {
                 uri.params.get(PASS_PARAM).flatten() == Some(&pass[..])
             })
     }
+}
+
+/// Returns the name that a SIP URI has for a host, in lower case.
+fn host_name(uri: &Uri<'_>) -> Option<Box<str>> {
+    if !matches!(uri.scheme, Scheme::Sip | Scheme::Sips) || uri.host.is_empty() {
+        return None;
+    }
+    let name = std::str::from_utf8(uri.host).ok()?;
+    Some(name.to_ascii_lowercase().into())
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use element::FlowId;
 use sip::Target;
 use sip::transaction::ServerKey;
-use sip_types::Method;
+use sip_types::{HeaderName, Method};
 
 use crate::headers;
 use crate::pass::{First, Pass, Try};
@@ -48,7 +48,8 @@ impl Shard {
             self.counters.calls += 1;
         }
         headers::strip(&mut self.edits, message);
-        headers::remove_routes(&mut self.edits, message, usize::MAX);
+        // A preloaded Route would let a stranger choose our next hop.
+        self.edits.remove_headers(message, HeaderName::Route);
         headers::add_forwarded_for(&mut self.edits, message, source);
         headers::add_record_route(&mut self.edits, message, view, view.outside, view.inside);
         let target = Target {

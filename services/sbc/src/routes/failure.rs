@@ -9,6 +9,7 @@ use sip::{BranchId, ContextId, Target};
 use sip_types::{Index, Message, Method, Splice};
 
 use crate::headers;
+use crate::names::NextHop;
 use crate::pass::{Pass, Try};
 use crate::routes::request::RETRY_AFTER;
 use crate::shard::{FAILOVER_BURST, FAILOVER_PAUSE, Shard};
@@ -116,7 +117,10 @@ impl Shard {
             None => view.router_for(call_id, &refused),
         };
         let direct = match (router, route) {
-            (None, Some(_)) => view.next_hop(&message, view.cluster_routes(&message)),
+            (None, Some(_)) => match view.next_hop(&message, view.cluster_routes(&message)) {
+                NextHop::Address(address) => Some(address),
+                NextHop::Ask(_) | NextHop::Nowhere => None,
+            },
             _ => None,
         };
         if let Some(router) = router {
@@ -130,7 +134,7 @@ impl Shard {
         } else if let Some(destination) = direct {
             let mut without_router = |message: &Message<'_>, edits: &mut Splice| {
                 headers::strip(edits, message);
-                headers::remove_routes(edits, message, view.cluster_routes(message));
+                sip::route::pass_routes(edits, message, view.cluster_routes(message));
             };
             let target = Self::outward(view, destination);
             if self

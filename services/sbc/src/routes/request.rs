@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use element::FlowId;
 use sip::Offered;
-use sip_types::{HeaderName, Message, Method};
+use sip_types::{HeaderName, Index, Message, Method};
 
 use crate::shard::Shard;
 use crate::view::View;
@@ -43,6 +43,12 @@ impl Shard {
             Offered::Cancel(context) => return self.cancel(now, context),
             Offered::Unanswerable => return self.counters.drops.count(Drop::Unanswerable),
         };
+        if let Some(meant) = sip::route::undo_strict(message, |uri| view.is_own_uri(uri)) {
+            let mut index = Index::new();
+            if let Ok(message) = Message::parse(&meant, &mut index) {
+                return self.handle_request(now, view, flow, source, from_router, &message);
+            }
+        }
         if let Err(fault) = message.check() {
             self.counters.drops.count(Drop::Insane);
             return self.proxy.respond_stateless_because(

@@ -1,18 +1,23 @@
 //! A request that a router sends back to us: bound to the first pass under whose branch it comes.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sip::transaction::ServerKey;
 use sip::{BranchId, Target};
 use sip_types::{HeaderName, Message, Method, Uri};
 
 use crate::headers;
+use crate::names::NextHop;
 use crate::pass::{Pass, Try};
 use crate::routes::request::{RETRY_AFTER, Request};
 use crate::shard::Shard;
 use crate::view::View;
+use element::FlowId;
 use sip::Drop;
+
+/// Timer C of a second pass: the router and then the first pass give up before it does.
+const TIMER_C: Duration = Duration::from_secs(195);
 
 impl Shard {
     /// Returns the branch of ours that a request from a router has come back under, live or not.
@@ -57,8 +62,7 @@ impl Shard {
         }
         let in_dialog = message.to_tag().is_some();
         if message.method() == Method::Ack {
-            self.proxy.conclude(first);
-            return self.forward_ack(view, request);
+            return self.forward_ack(now, view, request, first);
         }
         let bound = self
             .proxy
@@ -70,7 +74,7 @@ impl Shard {
             // A router that was restarted in between: its second copy shares the first one's fate.
             return self.proxy.join(now, other, key, flow, source, message);
         }
-        let Some(destination) = self.next_hop(view, request, in_dialog) else {
+        let Some(destination) = self.next_hop(now, view, request, in_dialog) else {
             return;
         };
         let Some(context) =
@@ -84,6 +88,7 @@ impl Shard {
         if let Some(data) = self.proxy.branch_data_mut(first) {
             data.bound.push(context);
         }
+        self.proxy.set_timer_c(context, TIMER_C);
         self.proxy.expect_no_answer(first);
         self.send_outward(now, view, context, request, destination);
     }
@@ -102,7 +107,7 @@ impl Shard {
             message,
             ..
         } = request;
-        let Some(destination) = self.next_hop(view, request, false) else {
+        let Some(destination) = self.next_hop(now, view, request, false) else {
             return;
         };
         match self
@@ -117,13 +122,14 @@ impl Shard {
     }
 
     /// Sends the second pass of an ACK on: nothing of it is remembered.
-    fn forward_ack(&mut self, view: &View, request: &Request<'_>) {
+    fn forward_ack(&mut self, now: Instant, view: &View, request: &Request<'_>, first: BranchId) {
         let &Request {
             source, message, ..
         } = request;
-        let Some(destination) = self.next_hop(view, request, true) else {
+        let Some(destination) = self.next_hop(now, view, request, true) else {
             return;
         };
+        self.proxy.conclude(first);
         self.edit_outward(view, message);
         self.proxy.forward_stateless(
             source,
@@ -166,15 +172,16 @@ impl Shard {
     /// Edits what leaves to anything but a router.
     fn edit_outward(&mut self, view: &View, message: &Message<'_>) {
         headers::strip(&mut self.edits, message);
-        headers::remove_routes(&mut self.edits, message, view.own_routes(message));
+        sip::route::pass_routes(&mut self.edits, message, view.own_routes(message));
         if message.to_tag().is_none() {
             headers::add_record_route(&mut self.edits, message, view, view.inside, view.outside);
         }
     }
 
-    /// Returns where a request from a router goes; answers it when that cannot be told.
+    /// Returns where a request from a router goes; lets it wait or answers it when that is not known.
     fn next_hop(
         &mut self,
+        now: Instant,
         view: &View,
         request: &Request<'_>,
         in_dialog: bool,
@@ -185,7 +192,7 @@ impl Shard {
             message,
             ..
         } = request;
-        let destination = if in_dialog {
+        let next = if in_dialog {
             view.next_hop(message, view.own_routes(message))
         } else {
             let Some(header) = message.header(HeaderName::XDestinationUri) else {
@@ -194,16 +201,41 @@ impl Shard {
                     .respond_stateless(flow, source, message, 500, &[]);
                 return None;
             };
-            Uri::parse(header.value())
-                .ok()
-                .and_then(|uri| view.resolve(&uri))
+            Uri::parse(header.value()).map_or(NextHop::Nowhere, |uri| view.resolve(&uri))
         };
-        if destination.is_none() {
-            self.counters.drops.count(Drop::Unresolvable);
-            self.proxy
-                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+        self.address_of(now, next, request)
+    }
+
+    /// Returns the address of a next hop; lets the request wait for a name, or refuses it.
+    pub(crate) fn address_of(
+        &mut self,
+        now: Instant,
+        next: NextHop,
+        request: &Request<'_>,
+    ) -> Option<SocketAddr> {
+        let &Request {
+            flow,
+            source,
+            message,
+            ..
+        } = request;
+        match next {
+            NextHop::Address(address) => return Some(address),
+            NextHop::Ask(name) if self.wait_for_name(now, &name, flow, source, message) => {}
+            NextHop::Ask(_) | NextHop::Nowhere => self.refuse_unresolvable(flow, source, message),
         }
-        destination
+        None
+    }
+
+    pub(crate) fn refuse_unresolvable(
+        &mut self,
+        flow: FlowId,
+        source: SocketAddr,
+        message: &Message<'_>,
+    ) {
+        self.counters.drops.count(Drop::Unresolvable);
+        self.proxy
+            .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
     }
 
     /// Tells whether something may still be delivered under a branch of ours.

@@ -61,15 +61,9 @@ impl Shard {
             None => {
                 // No router has a part in it, or none is left: its Route is passed over.
                 let passed_over = view.cluster_routes(message);
-                let Some(destination) = view.next_hop(message, passed_over) else {
-                    self.counters.drops.count(Drop::Unresolvable);
-                    return self.proxy.respond_stateless(
-                        flow,
-                        source,
-                        message,
-                        503,
-                        &[RETRY_AFTER],
-                    );
+                let next = view.next_hop(message, passed_over);
+                let Some(destination) = self.address_of(now, next, request) else {
+                    return;
                 };
                 (
                     Pass::Plain,
@@ -80,7 +74,7 @@ impl Shard {
             }
         };
         headers::strip(&mut self.edits, message);
-        headers::remove_routes(&mut self.edits, message, routes);
+        sip::route::pass_routes(&mut self.edits, message, routes);
         if is_ack && router.is_none() {
             self.proxy
                 .forward_stateless(source, message, &mut self.edits, target);

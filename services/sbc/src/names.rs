@@ -1,0 +1,140 @@
+//! Names of next hops: looked up off the packet path, remembered, and waited for by requests that
+//! need one for the first time.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use element::FlowId;
+use sip_types::Index;
+use sip_types::Message;
+
+use crate::shard::Shard;
+use crate::view::View;
+
+/// How long an answer counts. After that it is used on while it is asked for again, and beyond that
+/// when nobody answers.
+pub const FRESH_FOR: Duration = Duration::from_secs(30);
+
+/// After how long a name is forgotten and looked up for the next request that needs it.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
+/// How long a request waits for a name; then 503.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many names a node remembers. At the limit new names are not looked up.
+pub const NAMES_MAX: usize = 4096;
+
+/// How many requests of one shard may wait for names; at the limit: 503 at once.
+pub const WAITING_MAX: usize = 1024;
+
+/// What is known of names, in lower case.
+pub type Names = BTreeMap<Box<str>, Known>;
+
+/// The answer to a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// `None`: there is no such name, or nobody answered.
+    pub address: Option<IpAddr>,
+    /// When it should be asked for again.
+    pub until: Instant,
+    /// When it was asked for first.
+    pub since: Instant,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NextHop {
+    /// To this address.
+    Address(SocketAddr),
+    /// To the address of this name, once it is known.
+    Ask(Box<str>),
+    /// Nobody knows.
+    Nowhere,
+}
+
+/// A request that waits for a name.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    name: Box<str>,
+    until: Instant,
+    flow: FlowId,
+    source: SocketAddr,
+    bytes: Box<[u8]>,
+}
+
+impl Shard {
+    /// Lets a request wait for a name; it is taken up again, as if it had just come, when that is
+    /// known. Its repeats meanwhile wait with it and are then known for what they are.
+    pub(crate) fn wait_for_name(
+        &mut self,
+        now: Instant,
+        name: &str,
+        flow: FlowId,
+        source: SocketAddr,
+        message: &Message<'_>,
+    ) -> bool {
+        if self.waiting.len() >= WAITING_MAX {
+            return false;
+        }
+        self.signs.ask(name);
+        let until = now + PATIENCE;
+        let name = name.into();
+        let bytes = message.bytes().into();
+        self.waiting.push_back(Waiting {
+            name,
+            until,
+            flow,
+            source,
+            bytes,
+        });
+        true
+    }
+
+    /// Takes up the requests whose name is known now.
+    pub(crate) fn names_known(&mut self, now: Instant, view: &View) {
+        for _ in 0..self.waiting.len() {
+            let Some(waiting) = self.waiting.pop_front() else {
+                return;
+            };
+            if view.names.contains_key(&waiting.name) {
+                let mut index = Index::new();
+                if let Ok(message) = Message::parse(&waiting.bytes, &mut index) {
+                    let Waiting { flow, source, .. } = waiting;
+                    let from_router = view.is_router(source);
+                    self.handle_request(now, view, flow, source, from_router, &message);
+                }
+            } else {
+                self.waiting.push_back(waiting);
+            }
+        }
+    }
+
+    /// Refuses the requests that have waited for too long.
+    pub(crate) fn give_up_waiting(&mut self, now: Instant) {
+        while self
+            .waiting
+            .front()
+            .is_some_and(|waiting| waiting.until <= now)
+        {
+            let Some(Waiting {
+                flow,
+                source,
+                bytes,
+                ..
+            }) = self.waiting.pop_front()
+            else {
+                return;
+            };
+            let mut index = Index::new();
+            if let Ok(message) = Message::parse(&bytes, &mut index) {
+                self.refuse_unresolvable(flow, source, &message);
+            }
+        }
+    }
+
+    /// Returns when `give_up_waiting` is due.
+    pub(crate) fn patience_ends(&self) -> Option<Instant> {
+        self.waiting.front().map(|waiting| waiting.until)
+    }
+}
