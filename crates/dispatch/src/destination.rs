@@ -326,18 +326,13 @@ impl Destination {
         let Some(found) = self.probes.iter().position(|(sent, _)| *sent == seq) else {
             return; // forged, repeated or too old
         };
+        let is_latest = found + 1 == self.probes.len();
         let Some((_, sent)) = self.probes.remove(found) else {
             return;
         };
-        let rtt = now.duration_since(sent);
-        self.smoothed_rtt = Some(
-            self.smoothed_rtt
-                .map_or(rtt, |smoothed| (smoothed * 7 + rtt) / 8),
-        );
-        if self.round_trips.len() == ROUND_TRIPS_REMEMBERED_MAX {
-            self.round_trips.pop_front();
+        if is_latest {
+            self.measure(now.duration_since(sent));
         }
-        self.round_trips.push_back(rtt);
         self.unready = status == 503;
         self.handle_sign_of_life(now);
         // What it was asked before it was lost, it may answer from its grave.
@@ -354,6 +349,17 @@ impl Destination {
             self.news.up = true;
             self.enter(now, State::Active, Reason::Answering);
         }
+    }
+
+    /// Takes a round trip. Only the answer to the latest question is one: a process that stood still
+    /// answers all the others at once, and they say nothing about the network.
+    fn measure(&mut self, rtt: Duration) {
+        let smoothed = |smoothed: Duration| (smoothed * 7 + rtt) / 8;
+        self.smoothed_rtt = Some(self.smoothed_rtt.map_or(rtt, smoothed));
+        if self.round_trips.len() == ROUND_TRIPS_REMEMBERED_MAX {
+            self.round_trips.pop_front();
+        }
+        self.round_trips.push_back(rtt);
     }
 
     pub(crate) fn handle_incarnation(
@@ -490,8 +496,8 @@ impl Destination {
     }
 
     fn start_burst(&mut self, now: Instant, reason: Reason, config: &HealthConfig) {
-        // The shortest, not the smoothed one: the answers of a process that stood still for seconds
-        // say nothing about the network, and must not buy it seconds when it dies the next time.
+        // The shortest, not the smoothed one: having stood still once must not buy a process seconds
+        // when it dies the next time.
         let round_trip = self.round_trips.iter().min().copied().unwrap_or_default();
         let Some(debt) = self.debt.as_mut().filter(|debt| debt.burst.is_none()) else {
             return;

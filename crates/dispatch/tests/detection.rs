@@ -280,9 +280,11 @@ fn a_death_right_after_an_answered_burst_is_found_in_time() {
 #[test]
 fn answers_held_back_by_a_freeze_buy_no_time_when_it_dies_the_next_time() {
     let mut world = World::new(ms(1));
-    world.run(ms(5_000));
-    world.rtt = ms(2_100);
-    world.run(ms(2_100));
+    world.run(ms(10_000));
+    for wait in (1..=12_000).rev() {
+        world.rtt = ms(wait); // every question waits for the end of the freeze
+        world.run(ms(1));
+    }
     world.rtt = ms(1);
     world.run(ms(3_000));
     assert_eq!(world.status().state, State::Active);
