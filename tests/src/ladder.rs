@@ -14,6 +14,12 @@ const COLUMN: usize = 14;
 /// A time is written in milliseconds, rounded to full ones.
 #[must_use]
 pub fn draw(fabric: &Fabric, start: Duration) -> String {
+    draw_call(fabric, start, "")
+}
+
+/// Draws the calls whose Call-IDs begin with `call`.
+#[must_use]
+pub fn draw_call(fabric: &Fabric, start: Duration, call: &str) -> String {
     let mut hosts = vec![];
     hosts.extend(fabric.carriers.iter().map(|(host, _)| *host));
     hosts.push(fabric.sbc);
@@ -26,7 +32,7 @@ pub fn draw(fabric: &Fabric, start: Duration) -> String {
     out.truncate(out.trim_end().len());
     out.push('\n');
     for record in fabric.world.trace().records() {
-        if record.sent >= start {
+        if record.sent >= start && record.call_id().starts_with(call) {
             line(&mut out, &hosts, record, start);
         }
     }

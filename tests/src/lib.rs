@@ -9,4 +9,4 @@ mod ladder;
 
 pub use fabric::{Fabric, FabricConfig, RouterHandle};
 pub use faults::Death;
-pub use ladder::draw;
+pub use ladder::{draw, draw_call};
