@@ -211,6 +211,17 @@ impl World {
         });
     }
 
+    /// Loses the datagram that `run_to` has stopped at.
+    pub fn lose_next(&mut self) {
+        let now = self.now;
+        if let Some(entry) = self.queue.first_entry()
+            && let &Event::Arrive { record, .. } = entry.get()
+        {
+            entry.remove();
+            self.trace.settle(record, now, Fate::Lost);
+        }
+    }
+
     /// Stops a host: it does nothing, and datagrams to it wait in its socket buffer.
     pub fn freeze(&mut self, id: HostId) {
         self.disarm(id);
