@@ -1,0 +1,64 @@
+//! `tandem demo`, as somebody runs it on a fresh machine.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::quiet::{alone, binary, say};
+
+#[test]
+fn the_demo_loses_no_call_when_it_kills_a_router() {
+    let Some(_permit) = alone(&[]) else { return };
+    let summary = demo("kill");
+    assert!(number(&summary, "ringing_at_kill") > 0, "{summary}");
+    assert!(number(&summary, "served_by_heir") > 0, "{summary}");
+}
+
+#[test]
+fn the_demo_loses_no_call_when_it_freezes_a_router() {
+    let Some(_permit) = alone(&[]) else { return };
+    let summary = demo("freeze");
+    assert!(number(&summary, "ringing_at_kill") > 0, "{summary}");
+    assert!(number(&summary, "detected_ms") <= 500, "{summary}");
+}
+
+#[test]
+fn the_demo_without_a_fault_is_plain() {
+    let Some(_permit) = alone(&[]) else { return };
+    let summary = demo("none");
+    assert!(summary["killed"].is_null(), "{summary}");
+}
+
+/// Runs the demo and returns its summary; what is said of every run holds for this one.
+fn demo(fault: &str) -> Value {
+    let words = "demo --calls 400 --rate 100 --hold 2 --json --fault";
+    let run = Command::new(binary())
+        .args(words.split(' '))
+        .arg(fault)
+        .output()
+        .unwrap();
+    let (out, err) = (text(&run.stdout), text(&run.stderr));
+    let last = out
+        .lines()
+        .next_back()
+        .unwrap_or_else(|| panic!("nothing printed\n{err}"));
+    say(last);
+    assert!(run.status.success(), "{}\n{out}\n{err}", run.status);
+    let summary: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(number(&summary, "calls"), 400);
+    assert_eq!(number(&summary, "completed"), 400, "{summary}\n{err}");
+    assert_eq!(number(&summary, "failed"), 0, "{summary}");
+    assert_eq!(number(&summary, "delivered_twice"), 0, "{summary}");
+    assert!(number(&summary, "slowest_request_ms") <= 500, "{summary}");
+    summary
+}
+
+fn number(summary: &Value, name: &str) -> u64 {
+    summary[name]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no number {name} in {summary}"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
