@@ -169,7 +169,7 @@ impl Results {
 }
 
 /// Appends a table to `bench/RESULTS.md`, with the day and the machine.
-pub(super) fn write_down(table: &str, rounds: u32, seconds: u32) -> Result<()> {
+pub(super) fn write_down(table: &str, rounds: u32, seconds: u32, load_average: f64) -> Result<()> {
     let path = shell::root().join("bench/RESULTS.md");
     let head =
         "# Results\n\nMade by `cargo xtask bench peer`, one section per run; README.md says how.\n";
@@ -181,7 +181,7 @@ pub(super) fn write_down(table: &str, rounds: u32, seconds: u32) -> Result<()> {
     write!(
         text,
         "\n## {}\n\n{}, {} cores, Linux {}, Kamailio {kamailio}. Steady runs of {seconds} s: median of {rounds}; \
-         kill runs: worst of {rounds}.\n\n{table}",
+         kill runs: worst of {rounds}. Load average before: {load_average}.\n\n{table}",
         day.trim(),
         cpu_model()?,
         std::thread::available_parallelism()?,
