@@ -108,6 +108,12 @@ impl<C, B> Context<C, B> {
             .any(|upstream| upstream.server.is_pending())
     }
 
+    /// Returns what `forward` was told about where its request goes: see [`crate::loop_key`].
+    #[must_use]
+    pub fn loop_key(&self) -> u32 {
+        self.loop_key
+    }
+
     /// Returns the tries, in the order of their making.
     #[must_use]
     pub fn branches(&self) -> &[Branch<B>] {

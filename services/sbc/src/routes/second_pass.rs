@@ -51,6 +51,9 @@ impl Shard {
             message,
             ..
         } = request;
+        if let Some(same) = self.copy_of(first, request) {
+            return self.proxy.join(now, same, key, flow, source, message);
+        }
         if !self.is_live(first, source) {
             self.counters.late_second_passes += 1;
             if message.method() != Method::Ack {
@@ -63,16 +66,6 @@ impl Shard {
         let in_dialog = message.to_tag().is_some();
         if message.method() == Method::Ack {
             return self.forward_ack(now, view, request, first);
-        }
-        let bound = self
-            .proxy
-            .branch(first)
-            .and_then(|branch| branch.data.bound.first().copied());
-        if let Some(other) = bound
-            && in_dialog
-        {
-            // A router that was restarted in between: its second copy shares the first one's fate.
-            return self.proxy.join(now, other, key, flow, source, message);
         }
         let Some(destination) = self.next_hop(now, view, request, in_dialog) else {
             return;
@@ -236,6 +229,18 @@ impl Shard {
         self.counters.drops.count(Drop::Unresolvable);
         self.proxy
             .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+    }
+
+    /// Returns the bound second pass that a request repeats under another branch: its router was
+    /// restarted in between, and the copy shares the first one's fate. A fork goes elsewhere, which
+    /// the loop key tells.
+    fn copy_of(&self, first: BranchId, request: &Request<'_>) -> Option<sip::ContextId> {
+        let branch = self.proxy.branch(first)?;
+        let in_dialog = request.message.to_tag().is_some();
+        let is_same =
+            |context: &sip::Context<Pass, Try>| in_dialog || context.loop_key() == request.loop_key;
+        let mut bound = branch.data.bound.iter().copied();
+        bound.find(|id| self.proxy.context(*id).is_some_and(is_same))
     }
 
     /// Tells whether something may still be delivered under a branch of ours.
