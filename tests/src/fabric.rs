@@ -78,6 +78,10 @@ pub struct Fabric {
     pub routers: Vec<RouterHandle>,
     pub(crate) sbc_element: Arc<SbcElement>,
     pub(crate) config: FabricConfig,
+    /// What befell whom, and when.
+    pub notes: Vec<(Duration, String)>,
+    /// Routers that the registry has removed.
+    pub(crate) forgotten: Vec<usize>,
     pub(crate) actions: BTreeMap<(Duration, u64), Action>,
     pub(crate) scheduled: u64,
 }
@@ -145,6 +149,8 @@ impl Fabric {
             routers,
             sbc_element,
             config,
+            notes: vec![],
+            forgotten: vec![],
             actions,
             scheduled: 0,
         };
@@ -320,7 +326,9 @@ impl Fabric {
 
     /// What the registry says.
     fn view(&self) -> View {
-        let routers = (1..).zip(&self.routers).map(|(number, router)| Member {
+        let routers = (1..).zip(&self.routers);
+        let listed = routers.filter(|(number, _)| !self.forgotten.contains(&(number - 1)));
+        let routers = listed.map(|(number, router)| Member {
             sip: vec![SipEndpoint {
                 side: Side::Both,
                 address: router.address,

@@ -33,6 +33,13 @@ impl Fabric {
     /// Lets a router die now.
     pub fn die(&mut self, router: usize, death: Death) {
         let host = self.routers[router].host;
+        let how = match death {
+            Death::Kill => "is killed".to_owned(),
+            Death::BlackHole => "is cut off".to_owned(),
+            Death::Freeze(time) => format!("is frozen for {time:?}"),
+            Death::FreezeForGood => "is frozen".to_owned(),
+        };
+        self.note(router, &how);
         match death {
             Death::Kill => self.world.kill(host, true),
             Death::BlackHole => self.world.isolate(host, true),
@@ -68,6 +75,22 @@ impl Fabric {
         self.schedule(at, Action::Connect(router));
     }
 
+    /// Lets the registry remove a router: its address stays one of the cluster's.
+    pub fn forget(&mut self, router: usize) {
+        self.note(router, "is removed from the registry");
+        self.forgotten.push(router);
+        self.configure_sbc();
+        for router in 0..self.routers.len() {
+            self.configure_router(router);
+        }
+    }
+
+    fn note(&mut self, router: usize, what: &str) {
+        let name = self.world.name(self.routers[router].host);
+        self.notes
+            .push((self.world.now(), format!("{name} {what}")));
+    }
+
     fn schedule(&mut self, at: Duration, action: Action) {
         self.scheduled += 1;
         self.actions.insert((at, self.scheduled), action);
@@ -76,14 +99,25 @@ impl Fabric {
     pub(crate) fn perform(&mut self, action: Action) {
         match action {
             Action::Die(router, death) => self.die(router, death),
-            Action::Thaw(router) => self.world.thaw(self.routers[router].host),
-            Action::Connect(router) => self.world.isolate(self.routers[router].host, false),
+            Action::Thaw(router) => {
+                self.note(router, "runs on");
+                self.world.thaw(self.routers[router].host);
+            }
+            Action::Connect(router) => {
+                self.note(router, "is connected again");
+                self.world.isolate(self.routers[router].host, false);
+            }
             Action::Start(router) => {
+                self.note(router, "starts anew");
                 self.world.isolate(self.routers[router].host, false);
                 self.start_router(router);
             }
             Action::ConfigureRouter(router) => self.configure_router(router),
-            Action::ConfigureSbc => self.configure_sbc(),
+            Action::ConfigureSbc => {
+                let told = "SBC hears of a new incarnation".to_owned();
+                self.notes.push((self.world.now(), told));
+                self.configure_sbc();
+            }
         }
     }
 }

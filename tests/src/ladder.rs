@@ -31,7 +31,15 @@ pub fn draw_call(fabric: &Fabric, start: Duration, call: &str) -> String {
     }
     out.truncate(out.trim_end().len());
     out.push('\n');
+    let mut notes = fabric
+        .notes
+        .iter()
+        .filter(|(at, _)| *at >= start)
+        .peekable();
     for record in fabric.world.trace().records() {
+        while let Some((at, note)) = notes.next_if(|(at, _)| *at <= record.sent) {
+            let _ = writeln!(out, "{:>7.0}   * {note}", milliseconds(*at - start));
+        }
         if record.sent >= start && record.call_id().starts_with(call) {
             line(&mut out, &hosts, record, start);
         }
@@ -40,8 +48,7 @@ pub fn draw_call(fabric: &Fabric, start: Duration, call: &str) -> String {
 }
 
 fn line(out: &mut String, hosts: &[HostId], record: &Record, start: Duration) {
-    let ms = (record.sent - start).as_secs_f64() * 1e3;
-    let _ = write!(out, "{ms:>7.0}");
+    let _ = write!(out, "{:>7.0}", milliseconds(record.sent - start));
     let column = |host| hosts.iter().position(|one| *one == host);
     let (Some(from), Some(to)) = (column(record.from), record.to.and_then(column)) else {
         let _ = writeln!(out, "  {} to nobody", record.label());
@@ -75,4 +82,8 @@ fn line(out: &mut String, hosts: &[HostId], record: &Record, start: Duration) {
     }
     out.truncate(out.trim_end().len());
     out.push('\n');
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
