@@ -157,7 +157,7 @@ impl Dialogs {
 
     /// Ends what has outlived its lifetime.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(key) = self.deadlines.pop_due(now) {
+        while let Some((_, key)) = self.deadlines.pop_due(now) {
             match self.dialogs.get(&key).map(|dialog| dialog.expires) {
                 Some(expires) if expires <= now => self.end(key),
                 Some(expires) => self.deadlines.arm(expires, key),

@@ -5,6 +5,7 @@
 //! hands in messages, is told what arrived, and says `forward`, `retry`, `cancel`, `respond`.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hasher as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use element::{FlowId, Outbox};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use sip_types::{HeaderName, Index, Message, Method, ResponseHead, Splice};
+use siphasher::sip::SipHasher13;
 use slab::Slab;
 
 use crate::branch::{self, BranchId, ContextId};
@@ -173,6 +175,10 @@ impl<C, B> Proxy<C, B> {
         if let Some(&id) = self.servers.get(&key) {
             return self.offer_repeat(now, id, key, method);
         }
+        if method == Method::Ack && message.to_tag() == Some(&self.stateless_tag(message)) {
+            // Section 8.2.7: of a failure that was answered without a transaction.
+            return Offered::Absorbed;
+        }
         if method == Method::Cancel {
             let invite = ServerKey::of(&self.hash_key, message, Method::Invite);
             if let Some(&id) = invite.and_then(|key| self.servers.get(&key)) {
@@ -310,11 +316,14 @@ impl<C, B> Proxy<C, B> {
 
     /// Runs the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(id) = self.deadlines.pop_due(now) {
+        while let Some((at, id)) = self.deadlines.pop_due(now) {
             let Some(context) = self.context_mut(id) else {
                 continue;
             };
-            context.armed = None;
+            // An entry that an earlier one has replaced: run for nothing, it would be armed again.
+            if context.armed.take_if(|armed| *armed == at).is_none() {
+                continue;
+            }
             let upstreams = context.upstreams.len();
             let branches = context.branches.len();
             for position in 0..upstreams {
@@ -806,7 +815,7 @@ impl<C, B> Proxy<C, B> {
         if message.method() == Method::Ack || message.is_response() {
             return;
         }
-        let tag = self.tag();
+        let tag = self.stateless_tag(message);
         let peer = response_address(message, source);
         let head = ResponseHead {
             status,
@@ -980,13 +989,15 @@ impl<C, B> Proxy<C, B> {
     // The wire.
 
     fn tag(&mut self) -> [u8; 16] {
-        let mut tag = *b"t000000000000000";
-        let mut random = self.rng.next_u64();
-        for byte in &mut tag[1..] {
-            *byte = b"0123456789abcdef"[(random & 15) as usize];
-            random >>= 4;
-        }
-        tag
+        write_tag(self.rng.next_u64())
+    }
+
+    /// Returns the To tag of what is answered without a transaction: its ACK is known by it.
+    fn stateless_tag(&self, message: &Message<'_>) -> [u8; 16] {
+        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
+        hasher.write(b"stateless");
+        hasher.write(message.call_id());
+        write_tag(hasher.finish())
     }
 
     /// Writes a try's request, as it was sent, into `self.buffer`; tells whether there is one.
@@ -1145,6 +1156,16 @@ fn add_via(
         (None, _) => edits.insert(message.headers_end(), b"Max-Forwards: 70\r\n"),
         (Some(_), _) => {}
     }
+}
+
+/// A tag of `t` and 60 of these bits.
+fn write_tag(mut bits: u64) -> [u8; 16] {
+    let mut tag = *b"t000000000000000";
+    for byte in &mut tag[1..] {
+        *byte = b"0123456789abcdef"[(bits & 15) as usize];
+        bits >>= 4;
+    }
+    tag
 }
 
 fn write_text(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {

@@ -64,11 +64,11 @@ impl<K: Ord + Copy> Deadlines<K> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<K> {
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<(Instant, K)> {
         if self.next()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse((_, key))| key)
+        self.heap.pop().map(|Reverse(entry)| entry)
     }
 }
 
