@@ -3,6 +3,12 @@
 //! [`text`] runs the scripts beside this file; [`deaths`] lets a router die at every point in every
 //! way; [`forged`] has a carrier that lies.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test shows what it saw, and a failed unwrap is a failed test"
+)]
+
 mod deaths;
 mod forged;
 mod text;

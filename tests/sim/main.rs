@@ -7,6 +7,12 @@
 //! `SEEDS=1000` makes the sweeps longer; `SEED=42 cargo test -p tests --test sim -- replay --nocapture` shows a
 //! run datagram by datagram, with `CALL=` the beginning of a Call-ID only that call.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test shows what it saw, and a failed unwrap is a failed test"
+)]
+
 mod model;
 mod run;
 

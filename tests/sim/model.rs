@@ -33,9 +33,9 @@ pub(crate) fn judge(run: &Run) -> Vec<String> {
     }
     for call in &run.calls {
         let (caller, callee) = (run.fabric.caller(call), run.fabric.callee(call));
-        if !ends_as_decided(run, &caller, callee.as_ref())
-            && !(run.lossy && network_lost_it(run, call))
-        {
+        let is_well = ends_as_decided(run, &caller, callee.as_ref())
+            || (run.lossy && network_lost_it(run, call));
+        if !is_well {
             let ended = callee.map(|callee| callee.outcome);
             wrong.push(format!(
                 "{call} at {:?}: {:?}, the callee: {ended:?}, planned: {:?}",
