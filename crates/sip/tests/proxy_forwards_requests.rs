@@ -1,5 +1,7 @@
 //! The proxy core as its user meets it: RFC 3261 sections 16 and 17 over one shard's contexts.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

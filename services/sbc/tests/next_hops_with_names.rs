@@ -1,5 +1,7 @@
 //! A router may name the next hop by host name: it is looked up off the packet path.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
