@@ -1,7 +1,7 @@
 //! Call flows through a whole fabric.
 //!
 //! [`text`] runs the scripts beside this file; [`deaths`] lets a router die at every point in every
-//! way; [`forged`] has a carrier that lies.
+//! way, [`crowd`] amid many calls; [`forged`] has a carrier that lies.
 
 #![allow(
     clippy::print_stdout,
@@ -9,6 +9,7 @@
     reason = "a test shows what it saw, and a failed unwrap is a failed test"
 )]
 
+mod crowd;
 mod deaths;
 mod forged;
 mod text;

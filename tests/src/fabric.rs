@@ -89,9 +89,9 @@ pub struct Fabric {
 /// Shards of each node: more than one, so that messages of several calls meet in one turn.
 const SHARDS: usize = 2;
 /// The lifetime of a dialog: long for a call, short for a simulation that waits for its end.
-const DIALOG_LIFETIME: Duration = Duration::from_secs(900);
+const DIALOG_LIFETIME: Duration = Duration::from_secs(300);
 /// Longer than everything that a node may still have to wait for when its last call is over.
-const SETTLING: Duration = Duration::from_secs(1000);
+const SETTLING: Duration = Duration::from_secs(400);
 /// Longer than it takes until everybody knows everybody.
 const WARM_UP: Duration = Duration::from_millis(1500);
 
