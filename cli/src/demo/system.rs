@@ -254,7 +254,7 @@ impl System {
         let ipbx = self.block.ipbx();
         let _ = write!(
             text,
-            "  try      sipp -sn uas -i {} -p 5060 &\n           sipp -sn uac -i {} -p 5060 {sbc} -m 10\n           \
+            "  try      sipp -sf bench/peer/uas.xml -i {} -p 5060 -bg\n           sipp -sf bench/peer/uac.xml -i {} -p 5060 -s 15145550199 {sbc} -m 10\n           \
              grpcurl -plaintext {}:7402 tandem.sbc.v1.StatusService/ListDestinations",
             ipbx.ip(),
             self.block.carrier().ip(),

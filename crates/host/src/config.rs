@@ -120,6 +120,20 @@ pub struct HostConfig {
 }
 
 impl HostConfig {
+    /// Returns the SIP addresses that others are told: they stand in Via and Record-Route.
+    #[must_use]
+    pub fn advertised(&self) -> Vec<SocketAddr> {
+        let told = |listen: &SocketAddr| {
+            let ip = if listen.ip() == self.address {
+                self.advertise
+            } else {
+                listen.ip()
+            };
+            SocketAddr::new(ip, listen.port())
+        };
+        self.listen.iter().map(told).collect()
+    }
+
     /// Reads file, environment and flags.
     ///
     /// # Errors

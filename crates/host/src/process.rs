@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::ArgMatches;
 use control::client::{NodeConfig, NodeSession};
 use control::shutdown::Shutdown;
-use control::view::{MemberKind, Side, SipEndpoint, View};
+use control::view::{MemberKind, Refusal, Side, SipEndpoint, View};
 use element::Sharded;
 use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
@@ -152,7 +152,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     let sockets = Sockets::bind(&config.listen, config.workers)?;
     let grpc = control::bind::tcp("grpc.listen", config.grpc).await?;
     let http = control::bind::tcp("http.listen", config.http).await?;
-    let session = NodeSession::start(node_config::<R>(&config), Box::new(|_| Ok(()))).await?;
+    let session = NodeSession::start(node_config::<R>(&config), Box::new(check)).await?;
     let mut addresses = Addresses::load(&config.state_dir).context("state_dir/addresses")?;
     let clock = Arc::new(RunningClock::new());
 
@@ -169,7 +169,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
         R::configure(&mut node, clock.now(), &first);
     }
     let proxy = ProxyConfig {
-        listen: config.listen.clone(),
+        listen: config.advertised(),
         timers: TimerConfig::default(),
         timer_c: R::TIMER_C,
         contexts_max: CONTEXTS_MAX / config.shards,
@@ -295,7 +295,8 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
 
 /// Looks a host name up as the system does: hosts file, then DNS. IPv4 comes first.
 async fn look_up<R: Role>(handle: Handle<R::Shard, R::Node>, name: Box<str>) {
-    let found = tokio::time::timeout(LOOKUP_MAX, tokio::net::lookup_host((name.to_string(), 0))).await;
+    let found =
+        tokio::time::timeout(LOOKUP_MAX, tokio::net::lookup_host((name.to_string(), 0))).await;
     let address = match found {
         Ok(Ok(addresses)) => addresses
             .map(|address| address.ip())
@@ -310,6 +311,24 @@ async fn look_up<R: Role>(handle: Handle<R::Shard, R::Node>, name: Box<str>) {
         }
     };
     handle.with_node(|now, node| R::handle_lookup(node, now, name, address));
+}
+
+/// Refuses a view that this node cannot put in force: the one before it stays.
+fn check(view: &View) -> Result<(), Vec<Refusal>> {
+    let refusals = view.sets.iter().filter_map(|set| {
+        let error = dispatch::Algorithm::try_from(set.algorithm as u32).err()?;
+        Some(Refusal {
+            resource: format!("sets/{}", set.id),
+            field: "algorithm".to_owned(),
+            reason: error.to_string(),
+        })
+    });
+    let refusals: Vec<_> = refusals.collect();
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(refusals)
+    }
 }
 
 async fn stopped(ended: Shutdown) {
@@ -334,22 +353,16 @@ fn node_config<R: Role>(config: &HostConfig) -> NodeConfig {
         (_, 0) => Side::Outside,
         _ => Side::Inside,
     };
-    let told = |(index, listen): (usize, &std::net::SocketAddr)| {
-        let ip = if listen.ip() == config.address {
-            config.advertise
-        } else {
-            listen.ip()
-        };
-        SipEndpoint {
-            side: side(index),
-            address: std::net::SocketAddr::new(ip, listen.port()),
-        }
-    };
+    let sip = config.advertised().into_iter().enumerate();
+    let sip = sip.map(|(index, address)| SipEndpoint {
+        side: side(index),
+        address,
+    });
     NodeConfig {
         id: config.node.clone(),
         kind: R::KIND,
         address: config.advertise,
-        sip: config.listen.iter().enumerate().map(told).collect(),
+        sip: sip.collect(),
         dmq_port: None,
         cell: config.cell.clone(),
         zone: String::new(),

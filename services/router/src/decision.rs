@@ -52,13 +52,15 @@ impl Rules {
         }
     }
 
-    /// Returns where a request goes: the places to try, in order. `None` when no rule applies; empty
+    /// Returns where a request goes: the places to try, in order; `turn` counts requests, for round
+    /// robin. `None` when no rule applies; empty
     /// when the one that applies has no place left.
     #[must_use]
     pub fn decide(
         &self,
         sets: &dispatch::View,
         first_sender: IpAddr,
+        turn: usize,
         request: &Message<'_>,
     ) -> Option<Arc<[Hop]>> {
         let uri = Uri::parse(request.request_uri()).ok();
@@ -74,7 +76,7 @@ impl Rules {
         Some(
             rule.steps
                 .iter()
-                .flat_map(|step| step.hops(sets, request.call_id()))
+                .flat_map(|step| step.hops(sets, request.call_id(), turn))
                 .collect(),
         )
     }
@@ -135,7 +137,7 @@ impl Step {
         }
     }
 
-    fn hops(&self, sets: &dispatch::View, call_id: &[u8]) -> Vec<Hop> {
+    fn hops(&self, sets: &dispatch::View, call_id: &[u8], turn: usize) -> Vec<Hop> {
         match self {
             Self::Hop(hop) => vec![hop.clone()],
             Self::Set {
@@ -151,7 +153,7 @@ impl Step {
                     request_uri: request_uri.clone(),
                     headers: headers.clone(),
                 };
-                set.rank(call_id, 0).into_iter().map(hop).collect()
+                set.rank(call_id, turn).into_iter().map(hop).collect()
             }
         }
     }
@@ -187,6 +189,7 @@ mod tests {
         let hops = rules.decide(
             &dispatch::View::default(),
             sender.parse().unwrap(),
+            0,
             &message,
         )?;
         Some(hops[0].uri.to_string())

@@ -26,6 +26,10 @@ pub struct Node {
     sets: Option<Sets>,
     view: View,
     published: bool,
+    /// The process is about to end: no new calls.
+    ending: bool,
+    /// The registry wants this member drained.
+    drained: bool,
     outbox: Outbox,
     rng: SmallRng,
     tag: u64,
@@ -43,6 +47,8 @@ impl Node {
             sets: None,
             view: View::empty(listen, allow),
             published: false,
+            ending: false,
+            drained: false,
             outbox: Outbox::new(),
             rng,
             tag,
@@ -65,6 +71,12 @@ impl Node {
 
     /// Puts the registry's view in force.
     pub fn configure(&mut self, now: Instant, config: &registry::View) {
+        self.drained = config.members.iter().any(|member| {
+            let own =
+                |endpoint: &registry::SipEndpoint| self.view.listen.contains(&endpoint.address);
+            member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
+        });
+        self.note_drain();
         let mut routers = (*self.view.routers).clone();
         let mut sbcs = (*self.view.sbcs).clone();
         for member in &config.members {
@@ -156,9 +168,14 @@ impl Node {
         std::mem::take(&mut self.unusable)
     }
 
-    /// Takes no new calls from now on, or takes them again.
-    pub fn drain(&mut self, draining: bool) {
-        self.view.draining = draining;
+    /// Takes no new calls from now on, or takes them again unless the registry says otherwise.
+    pub fn drain(&mut self, ending: bool) {
+        self.ending = ending;
+        self.note_drain();
+    }
+
+    fn note_drain(&mut self) {
+        self.view.draining = self.ending || self.drained;
         self.published = false;
     }
 

@@ -42,7 +42,7 @@ impl Role for Router {
 
     fn node(config: &HostConfig, seed: u64) -> Node {
         Node::new(
-            config.listen.clone().into(),
+            config.advertised().into(),
             config.allow.clone().into(),
             seed,
         )

@@ -54,6 +54,8 @@ pub struct Shard {
     pub(crate) proxy: Proxy<Call, ()>,
     pub(crate) dialogs: Dialogs,
     pub(crate) counters: Counters,
+    /// Counts new requests, for round robin; every shard starts somewhere else.
+    pub(crate) turn: usize,
     /// Edits of the message at hand: empty between messages.
     pub(crate) edits: Splice,
 }
@@ -68,6 +70,7 @@ impl Shard {
             proxy,
             dialogs,
             counters: Counters::default(),
+            turn: seed as usize,
             edits: Splice::new(),
         }
     }

@@ -46,6 +46,10 @@ pub struct Node {
     sets: Option<Sets>,
     view: View,
     published: bool,
+    /// The process is about to end: no new calls.
+    ending: bool,
+    /// The registry wants this member drained.
+    drained: bool,
     notices: VecDeque<Notice>,
     changes: VecDeque<Change>,
     /// Names to look up, and those that are being looked up.
@@ -72,6 +76,8 @@ impl Node {
             sets: None,
             view: View::empty(listen, allow),
             published: false,
+            ending: false,
+            drained: false,
             notices: VecDeque::new(),
             changes: VecDeque::new(),
             lookups: VecDeque::new(),
@@ -104,6 +110,12 @@ impl Node {
 
     /// Puts the registry's view in force.
     pub fn configure(&mut self, now: Instant, config: &registry::View) {
+        self.drained = config.members.iter().any(|member| {
+            let own =
+                |endpoint: &registry::SipEndpoint| self.view.listen.contains(&endpoint.address);
+            member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
+        });
+        self.note_drain();
         let key = ClusterKey::new(config.cluster_key);
         let mut destinations = Vec::new();
         let mut members = Vec::new();
@@ -206,9 +218,14 @@ impl Node {
         self.view.members = routers.into();
     }
 
-    /// Takes no new calls from now on, or takes them again.
-    pub fn drain(&mut self, draining: bool) {
-        self.view.draining = draining;
+    /// Takes no new calls from now on, or takes them again unless the registry says otherwise.
+    pub fn drain(&mut self, ending: bool) {
+        self.ending = ending;
+        self.note_drain();
+    }
+
+    fn note_drain(&mut self) {
+        self.view.draining = self.ending || self.drained;
         self.published = false;
     }
 

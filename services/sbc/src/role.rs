@@ -44,7 +44,7 @@ impl Role for Sbc {
 
     fn node(config: &HostConfig, seed: u64) -> Node {
         Node::new(
-            config.listen.clone().into(),
+            config.advertised().into(),
             config.allow.clone().into(),
             seed,
         )

@@ -37,6 +37,8 @@ pub struct Shard {
     pub(crate) dialogs: Dialogs,
     pub(crate) signs: Signs,
     pub(crate) counters: Counters,
+    /// Counts new requests, for round robin; every shard starts somewhere else.
+    pub(crate) turn: usize,
     /// Edits of the message at hand: empty between messages.
     pub(crate) edits: Splice,
     /// Requests of lost routers that wait for their turn, and when it comes.
@@ -57,6 +59,7 @@ impl Shard {
             dialogs,
             signs: Signs::default(),
             counters: Counters::default(),
+            turn: seed as usize,
             edits: Splice::new(),
             moving: VecDeque::new(),
             move_at: None,

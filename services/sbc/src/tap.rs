@@ -119,7 +119,7 @@ struct Service {
 pub(crate) fn service(host: &Host<Sbc>) -> TapServiceServer<impl TapService> {
     let readers = Arc::new(Readers {
         readers: Mutex::default(),
-        listen: host.config.listen.clone(),
+        listen: host.config.advertised(),
     });
     TapServiceServer::new(Service {
         handle: host.handle.clone(),
@@ -209,6 +209,8 @@ impl Stream for TapStream {
         let event = match self.messages.poll_recv(context) {
             Poll::Ready(Some(message)) => Event::Message(message),
             Poll::Ready(None) => return Poll::Ready(None),
+            // A busy task is made to wait with messages at hand; the end comes after them.
+            Poll::Pending if !self.messages.is_empty() => return Poll::Pending,
             Poll::Pending => {
                 let reason = if self.fate.cut.load(Ordering::Relaxed) {
                     TapCutReason::SlowReader

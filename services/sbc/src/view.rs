@@ -98,11 +98,17 @@ impl View {
             .any(|network| network.contains(source.ip()))
     }
 
-    /// Returns the best router for a new request, `refused` ones excepted.
+    /// Returns the best router for a new request, `refused` ones excepted; `turn` counts requests, for
+    /// round robin.
     #[must_use]
-    pub fn router_for(&self, call_id: &[u8], refused: &[SocketAddr]) -> Option<SocketAddr> {
+    pub fn router_for(
+        &self,
+        call_id: &[u8],
+        turn: usize,
+        refused: &[SocketAddr],
+    ) -> Option<SocketAddr> {
         let set = self.routers.as_ref()?;
-        let ranking = set.rank(call_id, 0);
+        let ranking = set.rank(call_id, turn);
         ranking
             .into_iter()
             .map(|index| set.member(index).address)

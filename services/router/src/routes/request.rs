@@ -83,10 +83,12 @@ impl Shard {
             self.counters.calls_refused += 1;
             return refuse(self, 503, &[RETRY_AFTER]);
         }
-        match view
-            .rules
-            .decide(&view.sets, view.first_sender(source, message), message)
-        {
+        match view.rules.decide(
+            &view.sets,
+            view.first_sender(source, message),
+            self.turn,
+            message,
+        ) {
             None => {
                 self.counters.drops.count(Drop::NoRoute);
                 refuse(self, 404, &[]);

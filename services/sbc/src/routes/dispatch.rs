@@ -37,7 +37,8 @@ impl Shard {
         if view.draining || !self.dialogs.has_room() {
             return refuse(self);
         }
-        let Some(router) = view.router_for(message.call_id(), &[]) else {
+        self.turn = self.turn.wrapping_add(1);
+        let Some(router) = view.router_for(message.call_id(), self.turn, &[]) else {
             return refuse(self);
         };
         let pass = Pass::First(First::default());

@@ -114,7 +114,7 @@ impl Shard {
         let call_id = message.call_id();
         let router = match route {
             Some(route) => view.heir(call_id, route, &refused),
-            None => view.router_for(call_id, &refused),
+            None => view.router_for(call_id, self.turn, &refused),
         };
         let direct = match (router, route) {
             (None, Some(_)) => match view.next_hop(&message, view.cluster_routes(&message)) {
