@@ -57,10 +57,46 @@ impl TapSlot {
         remote: SocketAddr,
         bytes: &[u8],
     ) {
-        if self.is_set()
-            && let Some(tap) = &*self.tap.read()
-        {
+        if !self.is_set() {
+            return;
+        }
+        // Not under the lock: a tap has locks of its own, and who takes it off may hold them.
+        let tap = self.tap.read().clone();
+        if let Some(tap) = tap {
             tap.message(now, point, flow, remote, bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Takes itself off while it looks at a message.
+    struct Leaving(Arc<TapSlot>, mpsc::Sender<()>);
+
+    impl Tap for Leaving {
+        fn message(&self, _: Instant, _: TapPoint, _: FlowId, _: SocketAddr, _: &[u8]) {
+            self.0.set(None);
+            self.1.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // threads stand in for the drivers
+    fn a_tap_may_be_taken_off_while_it_looks() {
+        let slot = Arc::new(TapSlot::default());
+        let (left, leaving) = mpsc::channel();
+        slot.set(Some(Arc::new(Leaving(slot.clone(), left))));
+        let remote = SocketAddr::from(([127, 0, 0, 1], 5060));
+        let seen = slot.clone();
+        std::thread::spawn(move || {
+            seen.message(Instant::now(), TapPoint::In, FlowId(0), remote, b"x");
+        });
+        leaving.recv_timeout(Duration::from_secs(5)).unwrap();
+        assert!(!slot.is_set());
     }
 }
