@@ -7,9 +7,17 @@
 #![allow(clippy::unwrap_used, reason = "a test: panics are its verdict")]
 
 mod agents;
+mod black_hole;
+mod control_plane;
+mod deaths;
 mod demo;
 mod load;
+mod namespaces;
 mod processes;
 mod quiet;
+mod raw;
+mod registry_gone;
 mod sipp;
+mod strangers;
 mod system;
+mod tap;

@@ -14,7 +14,9 @@ use control::registry::v1::{
     GetConfigStatusRequest, Route, RouteResult, UpdateRouteRequest, route_result::NextHop,
 };
 use control::sbc::v1::status_service_client::StatusServiceClient;
-use control::sbc::v1::{DestinationHealth, DestinationStatus, ListDestinationsRequest};
+use control::sbc::v1::{
+    DestinationHealth, DestinationStatus, GetStatusRequest, ListDestinationsRequest, Status,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
@@ -258,16 +260,24 @@ impl System {
 
     /// Waits until the SBC hears these routers.
     pub(crate) fn wait_until_up(&self, routers: &[&str]) {
-        eventually("the SBC hears the routers", || {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             let is_up = |status: &DestinationStatus| {
                 status.state() == DestinationHealth::Active && status.reason == "answering"
             };
             let all = self.destinations();
-            routers.iter().all(|router| {
+            if routers.iter().all(|router| {
                 all.iter()
                     .any(|status| status.id == *router && is_up(status))
-            })
-        });
+            }) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the SBC does not hear {routers:?}: {all:#?}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub(crate) fn destinations(&self) -> Vec<DestinationStatus> {
@@ -277,6 +287,23 @@ impl System {
                 .list_destinations(request)
                 .await;
             all.unwrap().into_inner().destinations
+        })
+    }
+
+    pub(crate) fn health(&self, router: &str) -> DestinationHealth {
+        let all = self.destinations();
+        let status = all.iter().find(|status| status.id == router);
+        status
+            .unwrap_or_else(|| panic!("no {router} in {all:?}"))
+            .state()
+    }
+
+    pub(crate) fn sbc_status(&self) -> Status {
+        self.ask("sbc", async |channel| {
+            let status = StatusServiceClient::new(channel)
+                .get_status(GetStatusRequest {})
+                .await;
+            status.unwrap().into_inner()
         })
     }
 
@@ -300,7 +327,8 @@ impl System {
                         Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                     }
                 };
-                question(channel).await
+                let answer = tokio::time::timeout(6 * PATIENCE, question(channel)).await;
+                answer.unwrap_or_else(|_| panic!("{name} does not answer"))
             })
         })
     }
