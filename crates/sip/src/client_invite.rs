@@ -39,12 +39,14 @@ impl ClientInvite {
     /// Takes a response with this status.
     pub fn handle_response(&mut self, now: Instant, timers: &TimerConfig, status: u16) -> Reaction {
         match (self.state, status) {
-            (State::Calling | State::Proceeding, 100..200) => {
+            (State::Calling, 100..200) => {
                 self.state = State::Proceeding;
                 self.repeat = None;
                 self.ends = None;
                 Reaction::Deliver
             }
+            // A limit that was set meanwhile stands: `stop_repeating`.
+            (State::Proceeding, 100..200) => Reaction::Deliver,
             (State::Calling | State::Proceeding | State::Accepted, 200..300) => {
                 if self.state != State::Accepted {
                     self.state = State::Accepted;

@@ -63,7 +63,8 @@ pub struct Branch<B> {
     pub(crate) silent_at: Option<Instant>,
     pub(crate) given_up: bool,
     /// The request, where it differs from the context's in more than the branch.
-    pub(crate) bytes: Option<Box<[u8]>>,
+    /// and where its branch stands.
+    pub(crate) bytes: Option<(Box<[u8]>, u16)>,
     /// What the user keeps with it.
     pub data: B,
 }

@@ -89,7 +89,7 @@ impl Dialogs {
     /// Takes note of a response on its way upstream: makes, confirms or ends its dialog.
     ///
     /// RFC 3261 section 12.1 and 15: INVITE's 101 to 299 with a To tag make one, a failure ends the
-    /// early one, any final response to BYE ends it, as does 481 or 408 to anything inside it.
+    /// early one, any final response to BYE ends it, as does 481 to anything inside it.
     pub fn handle_response(&mut self, now: Instant, response: &Message<'_>) {
         let Some(status) = response.status() else {
             return;
@@ -112,6 +112,7 @@ impl Dialogs {
             DialogState::Confirmed => self.config.lifetime,
         };
         let expires = now + lifetime;
+        let has_room = self.has_room();
         match self.dialogs.get_mut(&key) {
             Some(dialog) if dialog.state == state || state == DialogState::Early => {}
             Some(dialog) => {
@@ -119,6 +120,8 @@ impl Dialogs {
                 dialog.expires = expires;
                 self.confirmed += 1;
             }
+            // Established ones always have room; early ones, which cost a stranger nothing, do not.
+            None if state == DialogState::Early && !has_room => {}
             None => {
                 self.dialogs.insert(key, Dialog { state, expires });
                 // Most dialogs are over by then, and their entry in the queue goes with it.
@@ -126,6 +129,15 @@ impl Dialogs {
                     .arm(now + self.config.early_lifetime.min(lifetime), key);
                 self.confirmed += usize::from(state == DialogState::Confirmed);
             }
+        }
+    }
+
+    /// Takes note that nobody answered a request: a BYE ends its dialog all the same.
+    pub fn handle_request_timeout(&mut self, request: &Message<'_>) {
+        if request.method() == Method::Bye
+            && let Some(key) = self.key(request)
+        {
+            self.end(key);
         }
     }
 

@@ -22,5 +22,7 @@ pub use branch::{BranchId, ContextId, loop_key};
 pub use context::{Branch, Context, Target};
 pub use dialog::{DialogConfig, DialogState, Dialogs};
 pub use drops::{Drop, Drops};
-pub use proxy::{Answer, Delivered, Event, Offered, Proxy, ProxyConfig, ProxyCounters};
+pub use proxy::{
+    Answer, Delivered, Event, Offered, Proxy, ProxyConfig, ProxyCounters, leaves_room,
+};
 pub use timers::TimerConfig;

@@ -283,6 +283,59 @@ fn another_try_differs_in_its_branch_alone_and_a_late_2xx_of_the_first_still_pas
 }
 
 #[test]
+fn an_edited_try_is_answered_under_its_own_branch_wherever_that_stands() {
+    let mut bench = Bench::new();
+    let invite = bench.request("INVITE", "1");
+    let (context, branch) = bench.forward(&invite);
+    bench.sent();
+    bench.proxy.give_up(bench.now, branch);
+    let other = Target {
+        flow: FLOW,
+        destination: "127.0.0.4:5060".parse().unwrap(),
+    };
+    let mut longer = |message: &Message<'_>, edits: &mut Splice| {
+        edits.replace(
+            message.request_uri_range(),
+            b"sip:a-much-longer-user@127.0.0.4:5099",
+        );
+    };
+    let edited = bench
+        .proxy
+        .retry(bench.now, context, other, (), Some(&mut longer))
+        .unwrap();
+    let (_, sent) = bench.sent().pop().unwrap();
+    assert!(sent.starts_with("INVITE sip:a-much-longer-user@127.0.0.4:5099 SIP/2.0\r\nVia: "));
+    assert_eq!(
+        bench.answer(&sent, 180),
+        Answer::Delivered(sip::Delivered {
+            branch: edited,
+            status: 180
+        })
+    );
+    bench.proxy.cancel(bench.now, edited);
+    let sent = bench.sent();
+    assert!(
+        sent.iter()
+            .any(|(_, text)| text.starts_with("CANCEL sip:a-much-longer-user")),
+        "{sent:?}"
+    );
+}
+
+#[test]
+fn a_request_without_room_for_our_own_lines_is_known_before_it_is_sent() {
+    let bench = Bench::new();
+    let fits = |lines: usize| {
+        let extra = "Subject: x\r\n".repeat(lines);
+        let text = bench
+            .request("INVITE", "1")
+            .replace("Content-Length", &format!("{extra}Content-Length"));
+        let mut index = Index::new();
+        sip::leaves_room(&Message::parse(text.as_bytes(), &mut index).unwrap())
+    };
+    assert!(fits(100) && !fits(118));
+}
+
+#[test]
 fn a_given_up_try_is_cancelled_when_it_shows_life() {
     let mut bench = Bench::new();
     let invite = bench.request("INVITE", "1");

@@ -101,7 +101,7 @@ impl Shard {
                 let mut index = Index::new();
                 if let Ok(message) = Message::parse(&waiting.bytes, &mut index) {
                     let Waiting { flow, source, .. } = waiting;
-                    let from_router = view.is_router(source);
+                    let from_router = view.is_router(flow, source);
                     self.handle_request(now, view, flow, source, from_router, &message);
                 }
             } else {

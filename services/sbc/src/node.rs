@@ -365,7 +365,7 @@ impl element::Node for Node {
                     .handle_probe_answer(now, &destination, ProbeSeq(cseq.number), status);
             }
         }
-        if message.is_request() && (self.view.is_router(source) || self.view.allows(source)) {
+        if message.is_request() && (self.view.is_router(flow, source) || self.view.allows(source)) {
             // 503: new calls find no place here.
             let ready = !self.view.draining && self.view.has_router();
             options::answer(&mut self.outbox, flow, source, message, ready, self.tag);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use element::{FlowId, Outbox};
-use sip::{ContextId, DialogConfig, Dialogs, Event, Proxy, ProxyConfig};
+use sip::{BranchId, DialogConfig, Dialogs, Event, Proxy, ProxyConfig};
 use sip_types::{Message, ParseError, Splice};
 
 use crate::counters::Counters;
@@ -42,7 +42,7 @@ pub struct Shard {
     /// Edits of the message at hand: empty between messages.
     pub(crate) edits: Splice,
     /// Requests of lost routers that wait for their turn, and when it comes.
-    pub(crate) moving: VecDeque<(ContextId, SocketAddr)>,
+    pub(crate) moving: VecDeque<BranchId>,
     pub(crate) move_at: Option<Instant>,
     /// Requests that wait for a name, in the order of their coming.
     pub(crate) waiting: VecDeque<Waiting>,
@@ -124,7 +124,7 @@ impl element::Shard for Shard {
         source: SocketAddr,
         message: &Message<'_>,
     ) {
-        let from_router = view.is_router(source);
+        let from_router = view.is_router(flow, source);
         if from_router {
             self.signs.alive(source);
         }
@@ -140,12 +140,12 @@ impl element::Shard for Shard {
         &mut self,
         _now: Instant,
         view: &View,
-        _flow: FlowId,
+        flow: FlowId,
         source: SocketAddr,
         _bytes: &[u8],
         error: &ParseError,
     ) {
-        if view.is_router(source) {
+        if view.is_router(flow, source) {
             self.signs.alive(source);
         }
         self.counters.drops.count_unparsable(error);

@@ -84,10 +84,10 @@ impl View {
         }
     }
 
-    /// Tells whether an address is that of a router that is a member.
+    /// Tells whether a datagram comes from a router that is a member: from its address, inside.
     #[must_use]
-    pub fn is_router(&self, address: SocketAddr) -> bool {
-        self.members.contains(&address)
+    pub fn is_router(&self, flow: FlowId, source: SocketAddr) -> bool {
+        flow == self.inside && self.members.contains(&source)
     }
 
     /// Tells whether somebody who is no router may send.

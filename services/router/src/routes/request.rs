@@ -56,6 +56,9 @@ impl Shard {
         if message.method() == Method::Cancel {
             return refuse(self, 481, &[]);
         }
+        if !sip::leaves_room(message) {
+            return refuse(self, 513, &[]);
+        }
         if matches!(message.max_forwards(), Some(Ok(0))) {
             return refuse(self, 483, &[]);
         }
@@ -79,7 +82,7 @@ impl Shard {
         if message.method() == Method::Ack {
             return self.counters.drops.count(Drop::StrayAck);
         }
-        if view.draining || !view.ready || !self.dialogs.has_room() {
+        if view.draining || !view.ready || !self.dialogs.has_room() || !self.proxy.has_room() {
             self.counters.calls_refused += 1;
             return refuse(self, 503, &[RETRY_AFTER]);
         }

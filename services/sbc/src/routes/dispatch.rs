@@ -34,7 +34,7 @@ impl Shard {
                 .proxy
                 .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
         };
-        if view.draining || !self.dialogs.has_room() {
+        if view.draining || !self.dialogs.has_room() || !self.proxy.has_room() {
             return refuse(self);
         }
         self.turn = self.turn.wrapping_add(1);

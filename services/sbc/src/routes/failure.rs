@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use sip::{BranchId, ContextId, Target};
+use sip::{Answer, BranchId, ContextId, Target};
 use sip_types::{Index, Message, Method, Splice};
 
 use crate::headers;
@@ -22,42 +22,33 @@ const IN_STEAD_MAX: Duration = Duration::from_secs(300);
 impl Shard {
     /// A router is lost: everything that waits for it goes elsewhere, at a named rate.
     pub(crate) fn router_lost(&mut self, now: Instant, view: &View, router: SocketAddr) {
-        let waiting = self.proxy.contexts().filter(|(_, context)| {
-            matches!(context.data, Pass::First(_))
-                && context
-                    .branches()
-                    .last()
-                    .is_some_and(|branch| waits_for(branch, router))
+        let waiting = self.proxy.contexts().filter_map(|(id, context)| {
+            let waits = waits_for(context.branches().last()?, router);
+            let index = context.branches().len() - 1;
+            let index = u8::try_from(index).ok()?;
+            waits.then_some(BranchId { context: id, index })
         });
-        let waiting: Vec<ContextId> = waiting.map(|(id, _)| id).collect();
-        self.moving
-            .extend(waiting.into_iter().map(|id| (id, router)));
+        self.moving.extend(waiting);
         self.move_on(now, view);
     }
 
     /// Moves the next [`FAILOVER_BURST`] requests.
     pub(crate) fn move_on(&mut self, now: Instant, view: &View) {
         for _ in 0..FAILOVER_BURST {
-            let Some((id, router)) = self.moving.pop_front() else {
+            let Some(branch) = self.moving.pop_front() else {
                 break;
             };
             // It may have been answered, or moved, while it waited for its turn.
-            let waits = self
-                .proxy
-                .context(id)
-                .and_then(|context| context.branches().last());
-            if waits.is_some_and(|branch| waits_for(branch, router)) {
-                self.router_of_request_lost(now, view, id);
+            if self.live_branch(branch.context) == Some(branch) {
+                self.router_of_try_lost(now, view, branch);
             }
         }
         self.move_at = (!self.moving.is_empty()).then(|| now + FAILOVER_PAUSE);
     }
 
-    fn router_of_request_lost(&mut self, now: Instant, view: &View, id: ContextId) {
-        let Some(live) = self.live_branch(id) else {
-            return;
-        };
-        let Some(branch) = self.proxy.branch(live) else {
+    fn router_of_try_lost(&mut self, now: Instant, view: &View, live: BranchId) {
+        let id = live.context;
+        let Some(branch) = self.proxy.branch(live).filter(|branch| !branch.data.lost) else {
             return;
         };
         let bound = branch.data.bound.clone();
@@ -68,12 +59,17 @@ impl Shard {
             return self.next_router(now, view, id);
         }
         // c, e: from now on the second passes' responses are given to the first pass by us.
-        if let Some(data) = self.proxy.branch_data_mut(live) {
-            data.lost = true;
-        }
-        self.proxy.stop_repeating(now, live, IN_STEAD_MAX);
+        self.play_for(now, live);
         for second in bound {
             self.repeat_in_stead(now, view, live, second);
+        }
+    }
+
+    /// Takes the part of a try's router from now on.
+    pub(crate) fn play_for(&mut self, now: Instant, first: BranchId) {
+        if let Some(data) = self.proxy.branch_data_mut(first).filter(|data| !data.lost) {
+            data.lost = true;
+            self.proxy.stop_repeating(now, first, IN_STEAD_MAX);
         }
     }
 
@@ -207,11 +203,32 @@ impl Shard {
         {
             return;
         }
-        self.proxy.respond(now, id, 408, &[]);
         if let Some(&Pass::Second { first }) = self.proxy.data(id) {
+            self.proxy.respond(now, id, 408, &[]);
             self.owed_by_router(first);
-            self.repeat_in_stead(now, view, first, id);
+            return self.time_out_in_stead(now, view, first);
         }
+        self.answer_timeout(now, id);
+    }
+
+    /// A second pass has timed out: its first pass, if its router is lost, has no other to wait for.
+    fn time_out_in_stead(&mut self, now: Instant, view: &View, first: BranchId) {
+        if self.plays_for(view, first)
+            && !self.rings_elsewhere(first)
+            && let Answer::Delivered(_) = self.proxy.handle_response_in_stead(now, first, 408)
+        {
+            self.answer_timeout(now, first.context);
+        }
+    }
+
+    /// Answers 408, and ends the dialog of a BYE that nobody has answered.
+    fn answer_timeout(&mut self, now: Instant, id: ContextId) {
+        let request = self.proxy.context(id).and_then(sip::Context::request);
+        let mut index = Index::new();
+        if let Some(Ok(request)) = request.map(|bytes| Message::parse(bytes, &mut index)) {
+            self.dialogs.handle_request_timeout(&request);
+        }
+        self.proxy.respond(now, id, 408, &[]);
     }
 
     /// Timer C: the try itself has been cancelled; so must be what is bound to it.

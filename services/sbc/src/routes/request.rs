@@ -68,6 +68,9 @@ impl Shard {
         if message.method() == Method::Cancel {
             return refuse(self, 481, &[]);
         }
+        if !sip::leaves_room(message) {
+            return refuse(self, 513, &[]);
+        }
         if matches!(message.max_forwards(), Some(Ok(0))) {
             return refuse(self, 483, &[]);
         }

@@ -85,12 +85,12 @@ impl Shard {
         message: &Message<'_>,
         vias: usize,
     ) {
-        // Not only what waited when the router was lost: a 2xx that the callee repeats later finds no
-        // router either, nor does what one that was believed dead has sent on all the same.
-        if !self.proxy.branch(first).is_some_and(|branch| {
-            let lost = branch.data.lost || !view.lives(branch.target.destination);
-            lost && !branch.is_given_up()
-        }) {
+        if !self.plays_for(view, first) {
+            return;
+        }
+        self.play_for(now, first);
+        if message.status().is_some_and(|status| status >= 300) && self.rings_elsewhere(first) {
+            // One fork has failed; another one may still be answered.
             return;
         }
         self.edits.clear();
@@ -106,6 +106,28 @@ impl Shard {
             self.counters.answered_in_stead += 1;
             self.first_pass_answered(now, view, delivered.branch, status, &message);
         }
+    }
+
+    /// Tells whether we play the part of a try's router.
+    ///
+    /// Not only for what waited when the router was lost: a 2xx that the callee repeats later finds
+    /// no router either, nor does what one that was believed dead has sent on all the same.
+    pub(crate) fn plays_for(&self, view: &View, first: BranchId) -> bool {
+        self.proxy.branch(first).is_some_and(|branch| {
+            let lost = branch.data.lost || !view.lives(branch.target.destination);
+            lost && !branch.is_given_up()
+        })
+    }
+
+    /// Tells whether a second pass bound to `first` still waits for its final response.
+    pub(crate) fn rings_elsewhere(&self, first: BranchId) -> bool {
+        let bound = self.proxy.branch(first).map(|branch| &branch.data.bound);
+        bound.is_some_and(|bound| {
+            let mut contexts = bound
+                .iter()
+                .filter_map(|second| self.proxy.context(*second));
+            contexts.any(sip::Context::is_pending)
+        })
     }
 
     fn first_pass_answered(
@@ -131,14 +153,15 @@ impl Shard {
             // A 1xx has set off its CANCEL, a failure has been acknowledged: rule f.
             return;
         }
-        if of_router && status >= 300 {
-            if bound.is_empty() && matches!(status, 500 | 502 | 503) {
-                return self.refused_by_router(now, view, branch, router);
-            }
-            if lost && matches!(status, 401 | 407) {
-                // Nothing rings any more, and only a router can answer the challenge: rule h.
-                return self.next_router(now, view, id);
-            }
+        if of_router && bound.is_empty() && matches!(status, 500 | 502 | 503) {
+            return self.refused_by_router(now, view, branch, router);
+        }
+        if lost && matches!(status, 401 | 407) {
+            // Nothing rings any more, and only a router can answer the challenge: rule h.
+            return self.next_router(now, view, id);
+        }
+        if status >= 200 {
+            // Rule d, and RFC 3261 section 16.7 step 10: what still rings has lost.
             for second in bound {
                 if self
                     .proxy
