@@ -31,7 +31,7 @@ pub const TRIES_MAX: usize = 32;
 /// The settings of a proxy core.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
-    /// The listen addresses in the order of their [`FlowId`]s: what stands in Via.
+    /// The listen addresses in the order of their [`FlowId`](element::FlowId)s: what stands in Via.
     pub listen: Vec<SocketAddr>,
     /// The RFC's timers.
     pub timers: TimerConfig,

@@ -238,7 +238,7 @@ impl<C, B> Proxy<C, B> {
         Some(id)
     }
 
-    /// Asks for [`Event::Silent`] when the try has got no response at all by `at`.
+    /// Asks for [`Event::Silent`](super::Event::Silent) when the try has got no response at all by `at`.
     pub fn expect_answer(&mut self, id: BranchId, at: Instant) {
         if let Some(branch) = self
             .branch_mut(id)
