@@ -129,6 +129,25 @@ fn a_slow_reader_is_cut_and_told_what_it_missed() {
 }
 
 #[test]
+fn readers_that_come_and_go_hold_up_no_call() {
+    let Some(_permit) = shared(&[]) else { return };
+    let system = System::ready();
+    let agents = Agents::start(&system);
+    for _ in 0..20 {
+        std::thread::scope(|scope| {
+            // Leaves in the middle of a burst.
+            scope.spawn(|| tap(&system, TapRequest::default(), |seen| seen.len() > 200));
+            std::thread::sleep(SECOND / 20);
+            for _ in 0..24 {
+                agents.place(plan(Duration::ZERO, Duration::ZERO));
+            }
+        });
+    }
+    let slowest = agents.assert_all_completed(PATIENCE);
+    assert!(slowest <= SECOND / 2, "a request waited {slowest:?}");
+}
+
+#[test]
 fn an_operator_moves_new_calls_away_and_back() {
     let Some(_permit) = shared(&[]) else { return };
     let system = System::ready();

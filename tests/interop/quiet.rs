@@ -54,8 +54,9 @@ pub(crate) fn binary() -> PathBuf {
     if let Some(binary) = std::env::var_os("TANDEM_BINARY") {
         return binary.into();
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| repository().join("target"), PathBuf::from);
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    // Relative to the root, as cargo was started there.
+    let target = repository().join(target);
     target.join("release/tandem")
 }
 
