@@ -5,9 +5,11 @@ mod addresses;
 mod config;
 mod handle;
 mod metrics;
+mod owners;
 mod process;
 
-pub use addresses::{Addresses, KEPT_FOR, PastMember};
+pub use addresses::{ADDRESSES_MAX, Addresses, KEPT_FOR, PastMember};
 pub use config::{HostConfig, KEYS, RoleDefaults};
 pub use handle::Handle;
+pub use owners::Owners;
 pub use process::{Figure, Host, Role, command, main, run};

@@ -158,9 +158,12 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
 
     let mut random = StdRng::from_os_rng();
     let mut node = R::node(&config, random.next_u64());
-    R::remember(&mut node, &addresses);
     let mut view = session.view();
     let first = view.borrow_and_update().clone();
+    if first.generation > 0 {
+        keep(&mut addresses, &first);
+    }
+    R::remember(&mut node, &addresses);
     if first.generation > 0 {
         tracing::info!(
             generation = first.generation,
@@ -244,9 +247,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
                 changed.context("the registry's client ended")?;
                 let latest = view.borrow_and_update().clone();
                 handle.with_node(|now, node| R::configure(node, now, &latest));
-                if let Err(error) = addresses.note(&latest) {
-                    tracing::warn!(%error, "addresses of the cluster could not be kept on disk");
-                }
+                keep(&mut addresses, &latest);
                 tracing::info!(generation = latest.generation, "configuration in force");
                 readiness_of(&readiness, &latest, *connected.borrow());
             }
@@ -328,6 +329,12 @@ fn check(view: &View) -> Result<(), Vec<Refusal>> {
         Ok(())
     } else {
         Err(refusals)
+    }
+}
+
+fn keep(addresses: &mut Addresses, view: &View) {
+    if let Err(error) = addresses.note(view) {
+        tracing::warn!(%error, "addresses of the cluster could not be kept on disk");
     }
 }
 
