@@ -15,4 +15,4 @@ pub use decision::{Hop, Rules};
 pub use node::Node;
 pub use role::Router;
 pub use shard::{Counters, Shard};
-pub use view::View;
+pub use view::{Addresses, View};

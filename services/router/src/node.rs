@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
-use control::view::{self as registry, DestinationState, Network};
+use control::view::{self as registry, DestinationState, MemberKind, Network};
 use dispatch::{
     Administrative, ClusterKey, DestinationConfig, DestinationSet, Health, HealthConfig, Member,
     ProbeSeq, Sets,
 };
 use element::{FlowId, Outbox};
+use host::Owners;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use sip::options;
@@ -24,6 +26,7 @@ use crate::view::View;
 pub struct Node {
     health: Health,
     sets: Option<Sets>,
+    owners: Owners<MemberKind>,
     view: View,
     published: bool,
     /// The process is about to end: no new calls.
@@ -45,6 +48,7 @@ impl Node {
         Self {
             health: Health::new(HealthConfig::default()),
             sets: None,
+            owners: Owners::default(),
             view: View::empty(listen, allow),
             published: false,
             ending: false,
@@ -62,10 +66,11 @@ impl Node {
         self.view.clone()
     }
 
-    /// Adds addresses that the cluster had before this process started: of routers, and of SBCs.
-    pub fn remember(&mut self, routers: BTreeSet<SocketAddr>, sbcs: BTreeSet<SocketAddr>) {
-        self.view.routers = Arc::new(self.view.routers.union(&routers).copied().collect());
-        self.view.sbcs = Arc::new(self.view.sbcs.union(&sbcs).copied().collect());
+    /// Adds addresses that the cluster had before this process started, the longest gone first; the
+    /// oldest beyond [`host::ADDRESSES_MAX`] are forgotten.
+    pub fn remember(&mut self, former: impl IntoIterator<Item = (SocketAddr, MemberKind)>) {
+        self.owners.remember(former);
+        self.view.addresses = Arc::new(self.owners.all());
         self.published = false;
     }
 
@@ -77,28 +82,25 @@ impl Node {
             member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
         });
         self.note_drain();
-        let mut routers = (*self.view.routers).clone();
-        let mut sbcs = (*self.view.sbcs).clone();
-        for member in &config.members {
-            let addresses = member.sip.iter().map(|endpoint| endpoint.address);
-            if member.kind.is_router() {
-                routers.extend(addresses)
-            } else {
-                sbcs.extend(addresses)
-            }
-        }
-        self.view.routers = Arc::new(routers);
-        self.view.sbcs = Arc::new(sbcs);
+        let members = config.members.iter().flat_map(|member| {
+            let sip = member.sip.iter();
+            sip.map(|endpoint| (endpoint.address, member.kind))
+        });
+        self.owners.set_members(members.collect());
+        self.view.members = Arc::new(self.owners.members().clone());
+        self.view.addresses = Arc::new(self.owners.all());
         self.view.rules = Arc::new(Rules::new(&config.routes));
         self.view.ready = true;
         self.configure_sets(now, config);
         self.published = false;
     }
 
-    /// Takes the sets that rules name. Health is kept under `set/destination`.
+    /// Takes the sets that rules name. Health is kept under `set/destination`; there is one judge, who
+    /// goes by the strictest of the sets.
     fn configure_sets(&mut self, now: Instant, config: &registry::View) {
         let mut judged = Vec::new();
         let mut sets = Vec::new();
+        let mut health: Option<HealthConfig> = None;
         let named = config
             .routes
             .iter()
@@ -116,6 +118,10 @@ impl Node {
                     continue;
                 }
             };
+            health = Some(match health {
+                None => health_of(set),
+                Some(others) => stricter(others, health_of(set)),
+            });
             let mut members = Vec::new();
             for destination in config.destinations_of(id) {
                 let address = Uri::parse(destination.uri.as_bytes())
@@ -154,6 +160,7 @@ impl Node {
                 members,
             });
         }
+        self.health.set_config(health.unwrap_or_default());
         if let Err(error) = self.health.configure(now, &judged) {
             self.unusable.push(error.to_string());
         }
@@ -198,6 +205,26 @@ impl Node {
         while self.health.poll_event().is_some() {
             self.published = false;
         }
+    }
+}
+
+/// Returns how a set wants its destinations judged.
+fn health_of(set: &registry::DestinationSet) -> HealthConfig {
+    HealthConfig {
+        detect_within: set.detect_within,
+        probe_interval: set.probe_interval,
+        successes_to_active: set
+            .successes_to_active
+            .try_into()
+            .unwrap_or(NonZeroU32::MIN),
+    }
+}
+
+fn stricter(a: HealthConfig, b: HealthConfig) -> HealthConfig {
+    HealthConfig {
+        detect_within: a.detect_within.min(b.detect_within),
+        probe_interval: a.probe_interval.min(b.probe_interval),
+        successes_to_active: a.successes_to_active.max(b.successes_to_active),
     }
 }
 
@@ -264,5 +291,72 @@ impl element::Node for Node {
             self.view.sets = sets.view(&self.health);
         }
         Some(Arc::new(self.view.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::view::{Algorithm, Destination, NextHop, Route, RouteMatch, RouteResult};
+    use element::Node as _;
+    use std::time::Duration;
+
+    /// Two sets of one destination each, judged within these times.
+    fn view(within: [u64; 2]) -> registry::View {
+        let ids = ["1", "2"];
+        let set = |(id, within): (&str, u64)| registry::DestinationSet {
+            id: id.to_owned(),
+            algorithm: Algorithm::CallId,
+            selector: None,
+            first_response: Duration::from_secs(2),
+            detect_within: Duration::from_millis(within),
+            probe_interval: Duration::from_millis(within),
+            failures_to_inactive: 1,
+            successes_to_active: 2,
+        };
+        let destination = |id: &str| Destination {
+            set: id.to_owned(),
+            id: "d".to_owned(),
+            uri: format!("sip:127.0.0.{id}:5060"),
+            priority: 0,
+            weight: 1,
+            probing: true,
+            desired_state: DestinationState::Active,
+        };
+        let result = |id: &str| RouteResult {
+            next_hop: NextHop::Set(id.to_owned()),
+            request_uri: None,
+            headers: vec![],
+        };
+        registry::View {
+            sets: ids.into_iter().zip(within).map(set).collect(),
+            destinations: ids.into_iter().map(destination).collect(),
+            routes: vec![Route {
+                id: "all".to_owned(),
+                priority: 0,
+                matches: RouteMatch::default(),
+                results: ids.into_iter().map(result).collect(),
+            }],
+            ..registry::View::default()
+        }
+    }
+
+    /// Tells after how many milliseconds of silence the first destination is lost.
+    fn silence(within: [u64; 2]) -> Option<u64> {
+        let start = Instant::now();
+        let mut node = Node::new(Arc::new([([127, 0, 0, 9], 5060).into()]), Arc::new([]), 1);
+        node.configure(start, &view(within));
+        assert_eq!(node.take_unusable(), [""; 0]);
+        (0..5000).find(|after| {
+            node.handle_timeout(start + Duration::from_millis(*after));
+            node.outbox().clear();
+            node.health.statuses().any(|status| !status.is_alive())
+        })
+    }
+
+    #[test]
+    fn destinations_are_judged_by_the_strictest_set() {
+        assert!(silence([1000, 2000]).is_some_and(|after| (900..=1000).contains(&after)));
+        assert!(silence([2000, 100]).is_some_and(|after| after <= 100));
     }
 }

@@ -53,14 +53,12 @@ impl Role for Router {
     }
 
     fn remember(node: &mut Node, addresses: &Addresses) {
-        let of = |is_router: bool| {
-            addresses
-                .known()
-                .filter(|(_, member)| member.is_router == is_router)
-                .map(|(address, _)| address)
-                .collect()
+        let kind = |member: &host::PastMember| match member.is_router {
+            true => MemberKind::Router,
+            false => MemberKind::Sbc,
         };
-        node.remember(of(true), of(false));
+        let known = addresses.known();
+        node.remember(known.map(|(address, member)| (address, kind(member))));
     }
 
     fn configure(node: &mut Node, now: Instant, view: &RegistryView) {

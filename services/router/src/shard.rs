@@ -16,6 +16,8 @@ use crate::view::View;
 pub(crate) struct Call {
     /// The places of the route decision; empty inside a dialog.
     pub(crate) hops: Arc<[Hop]>,
+    /// The Request-URI as it came, when the first place rewrote it.
+    pub(crate) came_as: Option<Box<[u8]>>,
     /// Which of them is being tried.
     pub(crate) at: usize,
     /// It was cancelled: no further place.
@@ -131,7 +133,11 @@ impl element::Shard for Shard {
         source: SocketAddr,
         message: &Message<'_>,
     ) {
-        if !view.allows(source) {
+        let may_send = match message.is_request() {
+            true => view.allows(source),
+            false => view.may_answer(source),
+        };
+        if !may_send {
             return self.counters.drops.count(sip::Drop::NotAllowed);
         }
         if message.is_request() {

@@ -1,13 +1,16 @@
 //! What the shards read: the rules, the cluster's addresses, who may send. An immutable snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use control::view::Network;
+use control::view::{MemberKind, Network};
 use sip_types::{Message, Uri};
 
 use crate::decision::Rules;
+
+/// Addresses of the cluster, with what has them.
+pub type Addresses = BTreeMap<SocketAddr, MemberKind>;
 
 /// One immutable snapshot.
 #[derive(Clone, Debug)]
@@ -16,10 +19,10 @@ pub struct View {
     pub rules: Arc<Rules>,
     /// The destination sets that rules name.
     pub sets: dispatch::View,
-    /// Every address that a router of the cluster has or had: own for Route.
-    pub routers: Arc<BTreeSet<SocketAddr>>,
-    /// Every address that an SBC of the cluster has or had.
-    pub sbcs: Arc<BTreeSet<SocketAddr>>,
+    /// The addresses that members have: they may send, and an SBC is believed.
+    pub members: Arc<Addresses>,
+    /// Those and the ones that members had: a router's is own for Route, an SBC may still answer.
+    pub addresses: Arc<Addresses>,
     /// Who else may send.
     pub allow: Arc<[Network]>,
     /// Our addresses by flow.
@@ -37,8 +40,8 @@ impl View {
         Self {
             rules: Arc::new(Rules::default()),
             sets: dispatch::View::default(),
-            routers: Arc::new(BTreeSet::new()),
-            sbcs: Arc::new(BTreeSet::new()),
+            members: Arc::new(Addresses::new()),
+            addresses: Arc::new(Addresses::new()),
             allow,
             listen,
             draining: false,
@@ -46,15 +49,29 @@ impl View {
         }
     }
 
-    /// Tells whether somebody may send SIP to us.
+    /// Tells whether somebody may send requests to us: a member, or who is configured.
     #[must_use]
     pub fn allows(&self, source: SocketAddr) -> bool {
-        self.sbcs.contains(&source)
-            || self.routers.contains(&source)
+        self.members.contains_key(&source)
             || self
                 .allow
                 .iter()
                 .any(|network| network.contains(source.ip()))
+    }
+
+    /// Tells whether somebody may send responses to us: also an SBC that is no member any more.
+    #[must_use]
+    pub fn may_answer(&self, source: SocketAddr) -> bool {
+        self.allows(source) || self.is_sbc(source)
+    }
+
+    fn is_router(&self, address: SocketAddr) -> bool {
+        let kind = self.addresses.get(&address);
+        self.listen.contains(&address) || kind.is_some_and(|kind| kind.is_router())
+    }
+
+    fn is_sbc(&self, address: SocketAddr) -> bool {
+        self.addresses.get(&address) == Some(&MemberKind::Sbc)
     }
 
     /// Returns how many leading Routes are ours: those of any router of the cluster, so that an heir
@@ -65,9 +82,7 @@ impl View {
             Uri::parse(uri)
                 .ok()
                 .and_then(|uri| uri.socket_addr(5060))
-                .is_some_and(|address| {
-                    self.listen.contains(&address) || self.routers.contains(&address)
-                })
+                .is_some_and(|address| self.is_router(address))
         };
         message
             .routes()
@@ -81,12 +96,13 @@ impl View {
     pub fn may_pass_statelessly(&self, source: SocketAddr, response: &Message<'_>) -> bool {
         let mut vias = response.vias();
         let mut next = || vias.next()?.ok()?.sent_by_addr();
-        self.sbcs.contains(&source)
-            && next().is_some_and(|top| self.listen.contains(&top) || self.routers.contains(&top))
-            && next().is_some_and(|below| self.sbcs.contains(&below))
+        self.is_sbc(source)
+            && next().is_some_and(|top| self.is_router(top))
+            && next().is_some_and(|below| self.is_sbc(below))
     }
 
-    /// Returns the address of who sent a request to the SBC: `X-Forwarded-For` of a member counts.
+    /// Returns the address of who sent a request to the SBC: `X-Forwarded-For` of an SBC that is
+    /// a member counts.
     #[must_use]
     pub fn first_sender(&self, source: SocketAddr, request: &Message<'_>) -> IpAddr {
         let told = || {
@@ -95,10 +111,9 @@ impl View {
                 .value();
             std::str::from_utf8(value).ok()?.parse::<SocketAddr>().ok()
         };
-        let told = if self.sbcs.contains(&source) {
-            told()
-        } else {
-            None
+        let told = match self.members.get(&source) {
+            Some(MemberKind::Sbc) => told(),
+            _ => None,
         };
         told.unwrap_or(source).ip()
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use sip::{BranchId, ContextId};
 use sip_types::{Message, Splice};
 
-use crate::routes::relay::name_hop;
+use crate::routes::relay::{name_hop, unname_hop};
 use crate::shard::Shard;
 
 impl Shard {
@@ -22,11 +22,12 @@ impl Shard {
             return false;
         }
         let (hops, at) = (call.hops.clone(), call.at + 1);
+        let came_as = call.came_as.clone();
+        // What is stored is what the first place got: its changes are undone, whichever place was last.
         let mut edit = |message: &Message<'_>, edits: &mut Splice| {
-            for (name, _) in hops[at - 1].headers.iter() {
-                if let Some(header) = message.header_other(name) {
-                    edits.remove_header(&header);
-                }
+            unname_hop(edits, message, &hops[0]);
+            if let (None, Some(uri)) = (&hops[at].request_uri, &came_as) {
+                edits.replace(message.request_uri_range(), uri);
             }
             name_hop(edits, message, &hops[at]);
         };

@@ -52,8 +52,10 @@ impl Shard {
         if let Some(hop) = hops.first() {
             name_hop(&mut self.edits, message, hop);
         }
+        let rewritten = hops.first().is_some_and(|hop| hop.request_uri.is_some());
         let call = Call {
             hops,
+            came_as: rewritten.then(|| message.request_uri().into()),
             at: 0,
             cancelled: false,
         };
@@ -129,6 +131,22 @@ pub(crate) fn name_hop(edits: &mut Splice, message: &Message<'_>, hop: &Hop) {
         edits.insert_with(message.headers_end(), |out| {
             write(out, format_args!("{name}: {value}\r\n"))
         });
+    }
+}
+
+/// Takes off the headers that [`name_hop`] added: the last ones, in their order. What came with the
+/// request stays, be it of the same name.
+pub(crate) fn unname_hop(edits: &mut Splice, message: &Message<'_>, hop: &Hop) {
+    let lines: Vec<_> = message.headers().collect();
+    let mut added = hop.headers.iter().rev().peekable();
+    for line in lines.iter().rev() {
+        let is_next = |(name, value): &&(String, String)| {
+            line.name_bytes().eq_ignore_ascii_case(name.as_bytes())
+                && line.value() == value.trim().as_bytes()
+        };
+        if added.next_if(is_next).is_some() {
+            edits.remove_header(line);
+        }
     }
 }
 

@@ -86,6 +86,7 @@ impl Shard {
             self.counters.calls_refused += 1;
             return refuse(self, 503, &[RETRY_AFTER]);
         }
+        self.turn = self.turn.wrapping_add(1);
         match view.rules.decide(
             &view.sets,
             view.first_sender(source, message),

@@ -38,6 +38,7 @@ impl Shard {
         }
         let call = Call {
             hops: [].into(),
+            came_as: None,
             at: 0,
             cancelled: false,
         };
