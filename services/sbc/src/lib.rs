@@ -18,7 +18,7 @@ mod view;
 
 pub use counters::Counters;
 pub use names::{FORGOTTEN_AFTER, FRESH_FOR, Known, NAMES_MAX, Names, PATIENCE, WAITING_MAX};
-pub use node::{ADDRESSES_MAX, Change, FIRST_SET, Node};
+pub use node::{Change, FIRST_SET, Node};
 pub use role::Sbc;
 pub use shard::{FAILOVER_BURST, FAILOVER_PAUSE, Notice, Shard};
 pub use signs::Signs;

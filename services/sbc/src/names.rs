@@ -12,17 +12,19 @@ use sip_types::Message;
 use crate::shard::Shard;
 use crate::view::View;
 
-/// How long an answer counts. After that it is used on while it is asked for again, and beyond that
-/// when nobody answers.
+/// How long an answer counts. After that an address is used on while it is asked for again, and beyond
+/// that when nobody answers; that there is none is forgotten.
 pub const FRESH_FOR: Duration = Duration::from_secs(30);
 
-/// After how long a name is forgotten and looked up for the next request that needs it.
+/// How long after the last answer an address is forgotten, and looked up for the next request that
+/// needs it.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// How long a request waits for a name; then 503.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many names a node remembers. At the limit new names are not looked up.
+/// How many names a node remembers, and how many it looks up at once. At the limit names without an
+/// address give way to a new one, then the one that was answered for the longest ago.
 pub const NAMES_MAX: usize = 4096;
 
 /// How many requests of one shard may wait for names; at the limit: 503 at once.
@@ -38,8 +40,30 @@ pub struct Known {
     pub address: Option<IpAddr>,
     /// When it should be asked for again.
     pub until: Instant,
-    /// When it was asked for first.
-    pub since: Instant,
+    /// When that was learnt, for an address by the last answer.
+    pub learnt: Instant,
+}
+
+impl Known {
+    /// Tells whether it counts no longer.
+    pub(crate) fn is_forgotten(&self, now: Instant) -> bool {
+        match self.address {
+            Some(_) => self.learnt + FORGOTTEN_AFTER <= now,
+            None => self.until <= now,
+        }
+    }
+}
+
+/// Forgets what is worth least while there is no room for one more.
+pub(crate) fn make_room(names: &mut Names) {
+    while names.len() >= NAMES_MAX {
+        let by_worth = names
+            .iter()
+            .min_by_key(|(_, known)| (known.address.is_some(), known.learnt));
+        let Some((least, _)) = by_worth else { return };
+        let least = least.clone();
+        names.remove(&least);
+    }
 }
 
 /// Where a request goes.

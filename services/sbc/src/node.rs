@@ -14,18 +14,16 @@ use dispatch::{
     HealthEvent, Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
 };
 use element::{FlowId, Outbox};
+use host::Owners;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use sip::options;
 use sip_types::{Message, Uri};
 
-use crate::names::{FORGOTTEN_AFTER, FRESH_FOR, Known, NAMES_MAX};
+use crate::names::{self, FRESH_FOR, Known, NAMES_MAX};
 use crate::shard::Notice;
 use crate::signs::{Sign, Signs};
-use crate::view::{Addresses, Owner, View};
-
-/// Addresses that the cluster had and has, at most: the oldest are not kept beyond it.
-pub const ADDRESSES_MAX: usize = 4096;
+use crate::view::{Owner, View};
 
 /// The set that requests from outside go to.
 pub const FIRST_SET: &str = "1";
@@ -44,6 +42,7 @@ pub enum Change {
 pub struct Node {
     health: Health,
     sets: Option<Sets>,
+    owners: Owners<Owner>,
     view: View,
     published: bool,
     /// The process is about to end: no new calls.
@@ -74,6 +73,7 @@ impl Node {
         Self {
             health: Health::new(HealthConfig::default()),
             sets: None,
+            owners: Owners::default(),
             view: View::empty(listen, allow),
             published: false,
             ending: false,
@@ -95,16 +95,11 @@ impl Node {
         self.view.clone()
     }
 
-    /// Adds addresses that the cluster had before this process started.
-    pub fn remember(&mut self, past: Addresses) {
-        let mut addresses = past;
-        addresses.extend(
-            self.view
-                .addresses
-                .iter()
-                .map(|(address, owner)| (*address, owner.clone())),
-        );
-        self.view.addresses = Arc::new(addresses);
+    /// Adds addresses that the cluster had before this process started, the longest gone first; the
+    /// oldest beyond [`host::ADDRESSES_MAX`] are forgotten.
+    pub fn remember(&mut self, former: impl IntoIterator<Item = (SocketAddr, Owner)>) {
+        self.owners.remember(former);
+        self.view.addresses = Arc::new(self.owners.all());
         self.published = false;
     }
 
@@ -116,6 +111,23 @@ impl Node {
             member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
         });
         self.note_drain();
+        self.note_addresses(config);
+        self.view.cluster_key = config.cluster_key;
+        self.view.ready = true;
+        self.configure_set(now, config);
+        for member in config
+            .members
+            .iter()
+            .filter(|member| member.kind.is_router() && member.incarnation > 0)
+        {
+            self.health
+                .handle_incarnation(now, &member.id, member.incarnation);
+        }
+        self.published = false;
+    }
+
+    /// Takes [`FIRST_SET`]. One that is not usable leaves the one before it in force.
+    fn configure_set(&mut self, now: Instant, config: &registry::View) {
         let key = ClusterKey::new(config.cluster_key);
         let mut destinations = Vec::new();
         let mut members = Vec::new();
@@ -180,42 +192,25 @@ impl Node {
             Ok(sets) => self.sets = Some(sets),
             Err(error) => self.note(Change::Unusable(error)),
         }
-        self.note_addresses(config);
-        self.view.cluster_key = config.cluster_key;
-        for member in config
-            .members
-            .iter()
-            .filter(|member| member.kind.is_router() && member.incarnation > 0)
-        {
-            self.health
-                .handle_incarnation(now, &member.id, member.incarnation);
-        }
-        self.published = false;
     }
 
     fn note_addresses(&mut self, config: &registry::View) {
-        let mut addresses = (*self.view.addresses).clone();
-        let mut routers = Vec::new();
-        for member in &config.members {
-            let owner = if member.kind.is_router() {
-                Owner::Router {
+        let members = config.members.iter().flat_map(|member| {
+            let owner = match member.kind.is_router() {
+                true => Owner::Router {
                     id: member.id.as_str().into(),
                     cell: member.cell.as_str().into(),
-                }
-            } else {
-                Owner::Sbc
+                },
+                false => Owner::Sbc,
             };
-            for endpoint in &member.sip {
-                if member.kind.is_router() {
-                    routers.push(endpoint.address);
-                }
-                if addresses.len() < ADDRESSES_MAX || addresses.contains_key(&endpoint.address) {
-                    addresses.insert(endpoint.address, owner.clone());
-                }
-            }
-        }
-        self.view.addresses = Arc::new(addresses);
-        self.view.members = routers.into();
+            let sip = member.sip.iter();
+            sip.map(move |endpoint| (endpoint.address, owner.clone()))
+        });
+        self.owners.set_members(members.collect());
+        let members = self.owners.members().iter();
+        let routers = members.filter(|(_, owner)| matches!(owner, Owner::Router { .. }));
+        self.view.members = routers.map(|(address, _)| *address).collect();
+        self.view.addresses = Arc::new(self.owners.all());
     }
 
     /// Takes no new calls from now on, or takes them again unless the registry says otherwise.
@@ -255,43 +250,46 @@ impl Node {
     /// Takes the answer to a look-up. A name that had an address keeps it when nobody answers.
     pub fn handle_lookup(&mut self, now: Instant, name: Box<str>, address: Option<IpAddr>) {
         self.asked.remove(&name);
-        let mut names = (*self.view.names).clone();
-        let before = names.get(&name).copied();
-        let known = Known {
-            address: address.or(before.and_then(|known| known.address)),
-            until: now + FRESH_FOR,
-            since: before.map_or(now, |known| known.since),
+        let names = Arc::make_mut(&mut self.view.names);
+        let until = now + FRESH_FOR;
+        let known = match names.remove(&name) {
+            Some(before) if address.is_none() && before.address.is_some() => {
+                Known { until, ..before }
+            }
+            _ => Known {
+                address,
+                until,
+                learnt: now,
+            },
         };
+        names::make_room(names);
         names.insert(name, known);
         self.next_refresh = names.values().map(|known| known.until).min();
-        self.view.names = Arc::new(names);
         self.published = false;
         self.notices.push_back(Notice::NamesKnown);
     }
 
     fn ask(&mut self, name: Box<str>) {
-        let room = self.view.names.len() + self.asked.len() < NAMES_MAX;
-        if (room || self.view.names.contains_key(&name)) && self.asked.insert(name.clone()) {
+        if self.asked.len() < NAMES_MAX && self.asked.insert(name.clone()) {
             self.lookups.push_back(name);
         }
     }
 
-    /// Asks again for what is no longer fresh, and forgets what is old.
+    /// Asks again for addresses that are no longer fresh, and forgets what is old.
     fn refresh_names(&mut self, now: Instant) {
         if self.next_refresh.is_none_or(|at| at > now) {
             return;
         }
-        let mut names = (*self.view.names).clone();
-        names.retain(|_, known| known.since + FORGOTTEN_AFTER > now);
+        let names = Arc::make_mut(&mut self.view.names);
+        names.retain(|_, known| !known.is_forgotten(now));
         let mut stale = Vec::new();
-        for (name, known) in &mut names {
+        for (name, known) in names.iter_mut() {
             if known.until <= now {
                 known.until = now + FRESH_FOR;
                 stale.push(name.clone());
             }
         }
         self.next_refresh = names.values().map(|known| known.until).min();
-        self.view.names = Arc::new(names);
         self.published = false;
         for name in stale {
             self.ask(name);
@@ -427,5 +425,187 @@ impl element::Node for Node {
             .as_ref()
             .and_then(|sets| sets.view(&self.health).set(FIRST_SET).cloned());
         Some(Arc::new(self.view.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::FORGOTTEN_AFTER;
+    use control::view::{
+        Algorithm, Destination, Liveness, MemberKind, MemberState, Side, SipEndpoint,
+    };
+    use element::Node as _;
+    use sip_types::Index;
+    use std::time::Duration;
+
+    fn node() -> Node {
+        let own = SocketAddr::from(([127, 0, 0, 1], 5060));
+        Node::new(Arc::new([own]), Arc::new([]), 1)
+    }
+
+    fn router(number: u8) -> registry::Member {
+        let address = SocketAddr::from(([127, 0, 0, number], 5060));
+        registry::Member {
+            id: format!("router-{number}"),
+            kind: MemberKind::Router,
+            address: address.ip(),
+            sip: vec![SipEndpoint {
+                side: Side::Both,
+                address,
+            }],
+            dmq: None,
+            cell: "a".to_owned(),
+            zone: String::new(),
+            tags: vec![],
+            desired_state: MemberState::Active,
+            incarnation: 1,
+            liveness: Liveness::Alive,
+        }
+    }
+
+    fn view(routers: &[u8]) -> registry::View {
+        let destination = |number: &u8| Destination {
+            set: FIRST_SET.to_owned(),
+            id: format!("router-{number}"),
+            uri: format!("sip:127.0.0.{number}:5060"),
+            priority: 0,
+            weight: 1,
+            probing: true,
+            desired_state: DestinationState::Active,
+        };
+        registry::View {
+            cluster_key: *b"one cluster key!",
+            members: routers.iter().copied().map(router).collect(),
+            sets: vec![registry::DestinationSet {
+                id: FIRST_SET.to_owned(),
+                algorithm: Algorithm::CallId,
+                selector: None,
+                first_response: Duration::from_secs(2),
+                detect_within: Duration::from_millis(200),
+                probe_interval: Duration::from_secs(1),
+                failures_to_inactive: 1,
+                successes_to_active: 2,
+            }],
+            destinations: routers.iter().map(destination).collect(),
+            ..registry::View::default()
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_not_usable_leaves_the_old_one_and_the_rest_is_in_force() {
+        let (mut node, now) = (node(), Instant::now());
+        node.configure(now, &view(&[2]));
+        let mut bad = view(&[2, 3]);
+        bad.destinations.push(bad.destinations[0].clone());
+        bad.cluster_key = *b"another, newer 1";
+        node.configure(now, &bad);
+        assert!(matches!(node.poll_change(), Some(Change::Unusable(_))));
+        let view = node.poll_view().unwrap();
+        assert!(view.is_router(view.inside, router(3).sip[0].address));
+        assert_eq!(view.cluster_key, bad.cluster_key);
+        let set = view.routers.as_ref().unwrap();
+        let listed: Vec<_> = set.destinations().map(|i| set.member(i).address).collect();
+        assert_eq!(listed, [router(2).sip[0].address]);
+    }
+
+    #[test]
+    fn a_router_that_left_is_known_for_its_routes_and_not_believed() {
+        let (mut node, now) = (node(), Instant::now());
+        node.configure(now, &view(&[2, 3]));
+        node.configure(now, &view(&[3]));
+        let view = node.view();
+        let gone = router(2).sip[0].address;
+        assert!(matches!(
+            view.addresses.get(&gone),
+            Some(Owner::Router { .. })
+        ));
+        assert!(!view.is_router(view.inside, gone));
+    }
+
+    #[test]
+    fn nobody_has_a_pass_before_the_cluster_key_is_known() {
+        let mut node = node();
+        let bye = |view: &View| {
+            let pass = view.pass(b"x");
+            format!(
+                "BYE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.9;branch=z9hG4bK1\r\n\
+                 Route: <sip:127.0.0.1:5060;lr;pass={}>\r\nFrom: <sip:a@a>;tag=a\r\n\
+                 To: <sip:b@b>;tag=b\r\nCall-ID: x\r\nCSeq: 2 BYE\r\n\r\n",
+                std::str::from_utf8(&pass).unwrap()
+            )
+        };
+        let has_pass = |view: &View| {
+            let (text, mut index) = (bye(view), Index::new());
+            view.has_pass(&Message::parse(text.as_bytes(), &mut index).unwrap())
+        };
+        assert!(!has_pass(&node.view()));
+        node.configure(Instant::now(), &view(&[2]));
+        assert!(has_pass(&node.view()));
+    }
+
+    fn address(node: &Node, name: &str) -> Option<Option<IpAddr>> {
+        node.view().names.get(name).map(|known| known.address)
+    }
+
+    #[test]
+    fn a_name_that_is_answered_for_is_never_forgotten_and_one_that_is_not_after_an_hour() {
+        let (mut node, mut now) = (node(), Instant::now());
+        let ip = Some(IpAddr::from([127, 0, 0, 77]));
+        node.handle_lookup(now, "pbx".into(), ip);
+        for _ in 0..300 {
+            now += FRESH_FOR;
+            node.handle_timeout(now);
+            assert_eq!(address(&node, "pbx"), Some(ip), "after hours as well");
+            assert_eq!(node.poll_lookup().as_deref(), Some("pbx"));
+            node.handle_lookup(now, "pbx".into(), ip);
+        }
+        let last = now;
+        while now < last + FORGOTTEN_AFTER {
+            assert_eq!(address(&node, "pbx"), Some(ip), "nobody answers");
+            now += FRESH_FOR;
+            node.handle_timeout(now);
+            if node.poll_lookup().is_some() {
+                node.handle_lookup(now, "pbx".into(), None);
+            }
+        }
+        assert_eq!(address(&node, "pbx"), None);
+    }
+
+    #[test]
+    fn a_name_that_is_not_known_is_asked_for_again_by_who_needs_it_only() {
+        let (mut node, now) = (node(), Instant::now());
+        node.handle_lookup(now, "nowhere".into(), None);
+        assert_eq!(address(&node, "nowhere"), Some(None));
+        node.handle_timeout(now + FRESH_FOR);
+        assert_eq!(address(&node, "nowhere"), None);
+        assert_eq!(node.poll_lookup(), None);
+    }
+
+    #[test]
+    fn at_the_bound_unknown_names_give_way_and_then_the_oldest() {
+        let (mut node, now) = (node(), Instant::now());
+        let ip = Some(IpAddr::from([127, 0, 0, 77]));
+        let later = |seconds| now + Duration::from_secs(seconds);
+        node.handle_lookup(now, "first".into(), ip);
+        node.handle_lookup(later(1), "nowhere".into(), None);
+        let fill = (2..NAMES_MAX).map(|n| {
+            let known = Known {
+                address: ip,
+                until: later(9) + FRESH_FOR,
+                learnt: later(9),
+            };
+            (format!("n{n}").into(), known)
+        });
+        Arc::make_mut(&mut node.view.names).extend(fill);
+        node.ask("new".into());
+        assert_eq!(node.poll_lookup().as_deref(), Some("new"));
+        node.handle_lookup(later(10), "new".into(), ip);
+        assert_eq!(address(&node, "nowhere"), None);
+        assert_eq!(address(&node, "first"), Some(ip));
+        node.handle_lookup(later(11), "newer".into(), ip);
+        assert_eq!(address(&node, "first"), None);
+        assert_eq!(address(&node, "newer"), Some(ip));
+        assert_eq!(node.view().names.len(), NAMES_MAX);
     }
 }

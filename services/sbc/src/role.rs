@@ -62,12 +62,8 @@ impl Role for Sbc {
             },
             false => Owner::Sbc,
         };
-        node.remember(
-            addresses
-                .known()
-                .map(|(address, member)| (address, owner(member)))
-                .collect(),
-        );
+        let known = addresses.known();
+        node.remember(known.map(|(address, member)| (address, owner(member))));
     }
 
     fn configure(node: &mut Node, now: Instant, view: &RegistryView) {

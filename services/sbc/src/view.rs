@@ -57,6 +57,8 @@ pub struct View {
     pub detect_within: Duration,
     /// No new calls.
     pub draining: bool,
+    /// The registry was seen, now or before: the cluster's secret is known.
+    pub ready: bool,
     /// What is known of names.
     pub names: Arc<Names>,
 }
@@ -80,6 +82,7 @@ impl View {
             first_response: Duration::from_secs(2),
             detect_within: Duration::from_millis(200),
             draining: false,
+            ready: false,
             names: Arc::new(Names::new()),
         }
     }
@@ -269,9 +272,13 @@ impl View {
         pass
     }
 
-    /// Tells whether one of our leading Routes carries the hash of this very Call-ID.
+    /// Tells whether one of our leading Routes carries the hash of this very Call-ID. None does while
+    /// the cluster's secret is not known: anybody could compute it.
     #[must_use]
     pub fn has_pass(&self, message: &Message<'_>) -> bool {
+        if !self.ready {
+            return false;
+        }
         let pass = self.pass(message.call_id());
         message
             .routes()
