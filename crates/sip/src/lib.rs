@@ -23,6 +23,7 @@ pub use context::{Branch, Context, Target};
 pub use dialog::{DialogConfig, DialogState, Dialogs};
 pub use drops::{Drop, Drops};
 pub use proxy::{
-    Answer, Delivered, Event, Offered, Proxy, ProxyConfig, ProxyCounters, leaves_room,
+    Admission, Answer, Delivered, Event, Offered, Proxy, ProxyConfig, ProxyCounters, RETRY_AFTER,
+    leaves_room,
 };
 pub use timers::TimerConfig;

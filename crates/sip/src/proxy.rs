@@ -5,6 +5,7 @@
 //! hands in messages, is told what arrived, and says `forward`, `retry`, `cancel`, `respond`.
 
 mod act;
+mod admit;
 mod receive;
 mod wire;
 
@@ -23,7 +24,11 @@ use crate::context::{Branch, Context};
 use crate::timers::{Deadlines, TimerConfig};
 use crate::transaction::{Client, ServerKey};
 
+pub use admit::Admission;
 pub(crate) use wire::response_address;
+
+/// What `Retry-After` says when a request is refused for now, in seconds.
+pub const RETRY_AFTER: (&str, &[u8]) = ("Retry-After", b"2");
 
 /// How many tries one request gets; a further one is refused to the user.
 pub const TRIES_MAX: usize = 32;

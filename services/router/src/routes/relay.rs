@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use element::FlowId;
 use sip::transaction::ServerKey;
-use sip::{Answer, BranchId, Drop, Target};
+use sip::{Answer, BranchId, Drop, RETRY_AFTER, Target};
 use sip_types::{HeaderName, Message, Method, Splice};
 
 use crate::decision::Hop;
-use crate::routes::request::{RETRY_AFTER, Request};
+use crate::routes::request::Request;
 use crate::shard::{Call, Shard};
 use crate::view::View;
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use element::FlowId;
-use sip::{BranchId, Drop, Offered};
-use sip_types::{HeaderName, Message, Method};
+use sip::{Admission, BranchId, Drop, RETRY_AFTER};
+use sip_types::{Message, Method};
 
 use crate::shard::Shard;
 use crate::view::View;
@@ -19,9 +19,6 @@ pub(crate) struct Request<'a> {
     pub(crate) loop_key: u32,
 }
 
-/// What `Retry-After` says when a call is refused for now, in seconds.
-pub(crate) const RETRY_AFTER: (&str, &[u8]) = ("Retry-After", b"2");
-
 impl Shard {
     pub(crate) fn handle_request(
         &mut self,
@@ -31,45 +28,13 @@ impl Shard {
         source: SocketAddr,
         message: &Message<'_>,
     ) {
-        let key = match self.proxy.offer_request(now, flow, source, message) {
-            Offered::New(key) => key,
-            Offered::Absorbed => return,
-            Offered::Cancel(context) => return self.cancel(now, context),
-            Offered::Unanswerable => return self.counters.drops.count(Drop::Unanswerable),
+        let drops = &mut self.counters.drops;
+        let admission = self.proxy.admit(now, flow, source, message, false, drops);
+        let (key, loop_key) = match admission {
+            Admission::New { key, loop_key } => (key, loop_key),
+            Admission::Cancel(context) => return self.cancel(now, context),
+            Admission::Dealt => return,
         };
-        if let Err(fault) = message.check() {
-            self.counters.drops.count(Drop::Insane);
-            return self.proxy.respond_stateless_because(
-                flow,
-                source,
-                message,
-                fault.status(),
-                fault.reason(),
-                &[],
-            );
-        }
-        let refuse = |shard: &mut Self, status, headers: &[(&str, &[u8])]| {
-            shard
-                .proxy
-                .respond_stateless(flow, source, message, status, headers);
-        };
-        if message.method() == Method::Cancel {
-            return refuse(self, 481, &[]);
-        }
-        if !sip::leaves_room(message) {
-            return refuse(self, 513, &[]);
-        }
-        if matches!(message.max_forwards(), Some(Ok(0))) {
-            return refuse(self, 483, &[]);
-        }
-        if let Some(required) = message.header(HeaderName::ProxyRequire) {
-            return refuse(self, 420, &[("Unsupported", required.value())]);
-        }
-        let loop_key = sip::loop_key(self.proxy.hash_key(), message, false);
-        if self.proxy.is_loop(message, loop_key) {
-            self.counters.drops.count(Drop::Loop);
-            return refuse(self, 482, &[]);
-        }
         let request = Request {
             flow,
             source,
@@ -82,6 +47,11 @@ impl Shard {
         if message.method() == Method::Ack {
             return self.counters.drops.count(Drop::StrayAck);
         }
+        let refuse = |shard: &mut Self, status, headers: &[(&str, &[u8])]| {
+            shard
+                .proxy
+                .respond_stateless(flow, source, message, status, headers);
+        };
         if view.draining || !view.ready || !self.dialogs.has_room() || !self.proxy.has_room() {
             self.counters.calls_refused += 1;
             return refuse(self, 503, &[RETRY_AFTER]);

@@ -8,7 +8,9 @@ use std::time::Instant;
 use sip::transaction::ServerKey;
 use sip_types::{HeaderName, Method};
 
-use crate::routes::request::{RETRY_AFTER, Request};
+use sip::RETRY_AFTER;
+
+use crate::routes::request::Request;
 use crate::shard::{Call, Shard};
 use crate::view::View;
 

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use element::FlowId;
-use sip::Target;
 use sip::transaction::ServerKey;
+use sip::{RETRY_AFTER, Target};
 use sip_types::{HeaderName, Method};
 
 use crate::headers;
 use crate::pass::{First, Pass, Try};
-use crate::routes::request::{RETRY_AFTER, Request};
+use crate::routes::request::Request;
 use crate::shard::Shard;
 use crate::view::View;
 

@@ -5,13 +5,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use sip::{Answer, BranchId, ContextId, Target};
+use sip::{Answer, BranchId, ContextId, RETRY_AFTER, Target};
 use sip_types::{Index, Message, Method, Splice};
 
 use crate::headers;
 use crate::names::NextHop;
 use crate::pass::{Pass, Try};
-use crate::routes::request::RETRY_AFTER;
 use crate::shard::{FAILOVER_BURST, FAILOVER_PAUSE, Shard};
 use crate::view::View;
 

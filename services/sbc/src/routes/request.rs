@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use element::FlowId;
-use sip::Offered;
-use sip_types::{HeaderName, Index, Message, Method};
+use sip::{Admission, Drop};
+use sip_types::{Index, Message, Method};
 
 use crate::shard::Shard;
 use crate::view::View;
-use sip::Drop;
 
 /// One request and where it came from.
 #[derive(Clone, Copy)]
@@ -20,9 +19,6 @@ pub(crate) struct Request<'a> {
     pub(crate) message: &'a Message<'a>,
     pub(crate) loop_key: u32,
 }
-
-/// What `Retry-After` says when a call is refused for now, in seconds.
-pub(crate) const RETRY_AFTER: (&str, &[u8]) = ("Retry-After", b"2");
 
 impl Shard {
     pub(crate) fn handle_request(
@@ -37,51 +33,32 @@ impl Shard {
         if !from_router && !view.allows(source) {
             return self.counters.drops.count(Drop::NotAllowed);
         }
-        let key = match self.proxy.offer_request(now, flow, source, message) {
-            Offered::New(key) => key,
-            Offered::Absorbed => return,
-            Offered::Cancel(context) => return self.cancel(now, context),
-            Offered::Unanswerable => return self.counters.drops.count(Drop::Unanswerable),
+        if let Some(meant) = sip::route::undo_strict(message, |uri| view.is_own_uri(uri))
+            && let Ok(message) = Message::parse(&meant, &mut Index::new())
+        {
+            return self.route_request(now, view, flow, source, from_router, &message);
+        }
+        self.route_request(now, view, flow, source, from_router, message);
+    }
+
+    fn route_request(
+        &mut self,
+        now: Instant,
+        view: &View,
+        flow: FlowId,
+        source: SocketAddr,
+        from_router: bool,
+        message: &Message<'_>,
+    ) {
+        let drops = &mut self.counters.drops;
+        let admission = self
+            .proxy
+            .admit(now, flow, source, message, from_router, drops);
+        let (key, loop_key) = match admission {
+            Admission::New { key, loop_key } => (key, loop_key),
+            Admission::Cancel(context) => return self.cancel(now, context),
+            Admission::Dealt => return,
         };
-        if let Some(meant) = sip::route::undo_strict(message, |uri| view.is_own_uri(uri)) {
-            let mut index = Index::new();
-            if let Ok(message) = Message::parse(&meant, &mut index) {
-                return self.handle_request(now, view, flow, source, from_router, &message);
-            }
-        }
-        if let Err(fault) = message.check() {
-            self.counters.drops.count(Drop::Insane);
-            return self.proxy.respond_stateless_because(
-                flow,
-                source,
-                message,
-                fault.status(),
-                fault.reason(),
-                &[],
-            );
-        }
-        let refuse = |shard: &mut Self, status, headers: &[(&str, &[u8])]| {
-            shard
-                .proxy
-                .respond_stateless(flow, source, message, status, headers);
-        };
-        if message.method() == Method::Cancel {
-            return refuse(self, 481, &[]);
-        }
-        if !sip::leaves_room(message) {
-            return refuse(self, 513, &[]);
-        }
-        if matches!(message.max_forwards(), Some(Ok(0))) {
-            return refuse(self, 483, &[]);
-        }
-        if let Some(required) = message.header(HeaderName::ProxyRequire) {
-            return refuse(self, 420, &[("Unsupported", required.value())]);
-        }
-        let loop_key = sip::loop_key(self.proxy.hash_key(), message, from_router);
-        if self.proxy.is_loop(message, loop_key) {
-            self.counters.drops.count(Drop::Loop);
-            return refuse(self, 482, &[]);
-        }
         let request = Request {
             flow,
             source,

@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
-use sip::{Answer, BranchId};
+use sip::{Answer, BranchId, Drop};
 use sip_types::{HeaderName, Index, Message};
 
 use crate::headers;
 use crate::pass::Pass;
 use crate::shard::Shard;
 use crate::view::View;
-use sip::Drop;
 
 impl Shard {
     pub(crate) fn handle_response(&mut self, now: Instant, view: &View, message: &Message<'_>) {

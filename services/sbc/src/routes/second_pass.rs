@@ -4,17 +4,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use sip::transaction::ServerKey;
-use sip::{BranchId, Target};
+use sip::{BranchId, Drop, RETRY_AFTER, Target};
 use sip_types::{HeaderName, Message, Method, Uri};
 
 use crate::headers;
 use crate::names::NextHop;
 use crate::pass::{Pass, Try};
-use crate::routes::request::{RETRY_AFTER, Request};
+use crate::routes::request::Request;
 use crate::shard::Shard;
 use crate::view::View;
 use element::FlowId;
-use sip::Drop;
 
 /// Timer C of a second pass: the router and then the first pass give up before it does.
 const TIMER_C: Duration = Duration::from_secs(195);

@@ -2,16 +2,15 @@
 
 use std::time::Instant;
 
-use sip::Target;
 use sip::transaction::ServerKey;
+use sip::{Drop, RETRY_AFTER, Target};
 use sip_types::Method;
 
 use crate::headers;
 use crate::pass::{First, Pass, Try};
-use crate::routes::request::{RETRY_AFTER, Request};
+use crate::routes::request::Request;
 use crate::shard::Shard;
 use crate::view::View;
-use sip::Drop;
 
 impl Shard {
     pub(crate) fn within_dialog(
