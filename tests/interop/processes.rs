@@ -98,16 +98,17 @@ fn a_bad_configuration_is_refused_with_all_its_mistakes() {
 fn a_taken_port_names_its_holder() {
     let Some(_permit) = shared(&[]) else { return };
     let system = System::ready();
-    let ip = system.places.of("sbc").ip.into();
+    // The other router holds the same ports elsewhere.
+    let ip = system.places.of("router-2").ip.into();
     let taken = [
-        system.sip("sbc"),
-        system.places.grpc("sbc"),
-        system.places.http("sbc"),
+        system.sip("router-2"),
+        system.places.grpc("router-2"),
+        system.places.http("router-2"),
     ];
     for (i, taken) in taken.into_iter().enumerate() {
         let mut listen = [5070, 5071, 5072].map(|port| SocketAddr::new(ip, port));
         listen[i] = taken;
-        let mut command = system.command("router-1");
+        let mut command = system.command("sbc");
         for (flag, listen) in ["--sip-listen", "--grpc-listen", "--http-listen"]
             .iter()
             .zip(listen)
@@ -116,7 +117,7 @@ fn a_taken_port_names_its_holder() {
         }
         let (status, _, err) = said(command.output().unwrap());
         assert_eq!(status, Some(1), "{err}");
-        let holder = format!("(process {})", system.pid("sbc"));
+        let holder = format!("(process {})", system.pid("router-2"));
         for word in [ip.to_string(), taken.port().to_string(), holder] {
             assert!(err.contains(&word), "{word} is not named: {err}");
         }
