@@ -50,10 +50,9 @@ fn command() -> Command {
         .subcommand(tandem_registry::command().name("registry"))
         .subcommand(host::command::<Router>().name("router"))
         .subcommand(host::command::<Sbc>().name("sbc"));
-    let demo = demo::Options::augment_args(
-        Command::new("demo")
-            .about("Places calls, kills the router under them, and shows that none is lost"),
-    );
+    let demo = demo::Options::augment_args(Command::new("demo"))
+        .about("Places calls, kills the router under them, and shows that none is lost")
+        .long_about(None::<&str>);
     Command::new("tandem")
         .about("A SIP routing fabric that does not lose calls")
         .version(env!("CARGO_PKG_VERSION"))
