@@ -35,7 +35,7 @@ struct Process {
 /// Everything that runs; ended when dropped.
 pub(crate) struct System {
     block: Block,
-    directory: Option<TempDir>,
+    directory: TempDir,
     processes: Vec<Process>,
 }
 
@@ -45,7 +45,7 @@ impl System {
         let directory = TempDir::with_prefix("tandem-demo-")?;
         let mut system = Self {
             block,
-            directory: Some(directory),
+            directory,
             processes: Vec::new(),
         };
         system.spawn("registry", "registry", block.registry(), "")?;
@@ -62,10 +62,7 @@ impl System {
     }
 
     fn path(&self) -> &Path {
-        self.directory
-            .as_ref()
-            .expect("is kept until the end")
-            .path()
+        self.directory.path()
     }
 
     fn spawn(&mut self, role: &str, name: &str, address: IpAddr, more: &str) -> anyhow::Result<()> {
@@ -230,14 +227,8 @@ impl System {
 
     /// Leaves logs and configurations behind and says where.
     pub(crate) fn keep_logs(&mut self) -> PathBuf {
-        match self.directory.take() {
-            Some(directory) => {
-                let path = directory.keep();
-                self.directory = TempDir::with_prefix("tandem-demo-").ok();
-                path
-            }
-            None => PathBuf::new(),
-        }
+        self.directory.disable_cleanup(true);
+        self.path().to_owned()
     }
 
     /// Says who can be reached where.
