@@ -214,6 +214,11 @@ pub struct DestinationSet {
     pub successes_to_active: u32,
 }
 
+impl DestinationSet {
+    /// How long a destination may take to its first response unless its set says otherwise.
+    pub const FIRST_RESPONSE: Duration = Duration::from_secs(2);
+}
+
 /// What the operator wants of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DestinationState {

@@ -60,13 +60,21 @@ pub struct Branch<B> {
     pub target: Target,
     pub(crate) cancel: Cancel,
     pub(crate) timer_c: Option<Instant>,
-    pub(crate) silent_at: Option<Instant>,
+    pub(crate) silence: Option<Silence>,
     pub(crate) given_up: bool,
     /// The request, where it differs from the context's in more than the branch.
     /// and where its branch stands.
     pub(crate) bytes: Option<(Box<[u8]>, u16)>,
     /// What the user keeps with it.
     pub data: B,
+}
+
+/// How long a try may get no response before its user is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silence {
+    pub(crate) until: Instant,
+    /// Whether a 100 ends it.
+    pub(crate) trying_counts: bool,
 }
 
 #[derive(Debug)]
@@ -187,6 +195,12 @@ impl<B> Branch<B> {
         self.given_up
     }
 
+    /// Tells whether it was cancelled, be it that its CANCEL still waits for a provisional response.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        !matches!(self.cancel, Cancel::None)
+    }
+
     fn is_terminated(&self) -> bool {
         self.client.is_terminated()
             && match &self.cancel {
@@ -212,7 +226,7 @@ impl<B> Branch<B> {
         [
             self.client.poll_timeout(),
             self.timer_c,
-            self.silent_at,
+            self.silence.map(|silence| silence.until),
             cancel,
         ]
         .into_iter()

@@ -100,7 +100,7 @@ pub enum Event {
     RangTooLong(BranchId),
     /// Timer A or E: the request was sent again.
     Repeated(BranchId),
-    /// Nothing came within the time given to [`Proxy::expect_answer`].
+    /// Nothing came within the time given to [`Proxy::expect_answer`] or [`Proxy::expect_word`].
     Silent(BranchId),
 }
 

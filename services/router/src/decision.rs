@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use control::view::{self as registry, NextHop, RouteMatch};
+use control::view::{self as registry, DestinationSet, NextHop, RouteMatch};
 use sip_types::{Message, Uri};
 
 /// One place to try.
@@ -15,6 +16,8 @@ pub struct Hop {
     pub request_uri: Option<Box<str>>,
     /// Headers to add.
     pub headers: Arc<[(String, String)]>,
+    /// How long it may say nothing before the next place is tried.
+    pub first_response: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -24,6 +27,7 @@ enum Step {
         id: String,
         request_uri: Option<Box<str>>,
         headers: Arc<[(String, String)]>,
+        first_response: Duration,
     },
 }
 
@@ -44,11 +48,12 @@ pub struct Rules {
 impl Rules {
     /// Takes the registry's routes: the highest priority first, equal ones in the order of their ids.
     #[must_use]
-    pub fn new(routes: &[registry::Route]) -> Self {
-        let mut routes: Vec<_> = routes.iter().collect();
+    pub fn new(config: &registry::View) -> Self {
+        let mut routes: Vec<_> = config.routes.iter().collect();
         routes.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(&b.id)));
+        let rule = |route| Rule::new(route, config);
         Self {
-            rules: routes.into_iter().map(Rule::new).collect(),
+            rules: routes.into_iter().map(rule).collect(),
         }
     }
 
@@ -83,8 +88,9 @@ impl Rules {
 }
 
 impl Rule {
-    fn new(route: &registry::Route) -> Self {
-        let steps: Vec<_> = route.results.iter().map(Step::new).collect();
+    fn new(route: &registry::Route, config: &registry::View) -> Self {
+        let steps = route.results.iter();
+        let steps: Vec<_> = steps.map(|result| Step::new(result, config)).collect();
         let fixed = steps.iter().map(|step| match step {
             Step::Hop(hop) => Some(hop.clone()),
             Step::Set { .. } => None,
@@ -120,7 +126,7 @@ impl Rule {
 }
 
 impl Step {
-    fn new(result: &registry::RouteResult) -> Self {
+    fn new(result: &registry::RouteResult, config: &registry::View) -> Self {
         let request_uri = result.request_uri.as_deref().map(Into::into);
         let headers: Arc<[_]> = result.headers.clone().into();
         match &result.next_hop {
@@ -128,11 +134,15 @@ impl Step {
                 uri: uri.as_str().into(),
                 request_uri,
                 headers,
+                first_response: DestinationSet::FIRST_RESPONSE,
             }),
             NextHop::Set(id) => Self::Set {
                 id: id.clone(),
                 request_uri,
                 headers,
+                first_response: config
+                    .set(id)
+                    .map_or(DestinationSet::FIRST_RESPONSE, |set| set.first_response),
             },
         }
     }
@@ -144,6 +154,7 @@ impl Step {
                 id,
                 request_uri,
                 headers,
+                first_response,
             } => {
                 let Some(set) = sets.set(id) else {
                     return vec![];
@@ -152,6 +163,7 @@ impl Step {
                     uri: format!("sip:{}", set.member(index).address).into(),
                     request_uri: request_uri.clone(),
                     headers: headers.clone(),
+                    first_response: *first_response,
                 };
                 set.rank(call_id, turn).into_iter().map(hop).collect()
             }
@@ -201,7 +213,7 @@ mod tests {
             address: "10.0.0.0".parse().unwrap(),
             prefix_bits: 8,
         };
-        let rules = Rules::new(&[
+        let routes = vec![
             route("a", 1, RouteMatch::default(), "sip:last"),
             route(
                 "b",
@@ -239,7 +251,11 @@ mod tests {
                 },
                 "sip:us",
             ),
-        ]);
+        ];
+        let rules = Rules::new(&registry::View {
+            routes,
+            ..Default::default()
+        });
         let to = |uri, sender| decide(&rules, uri, sender).unwrap();
         assert_eq!(
             to("sip:4420@example.org", "127.0.0.1"),

@@ -89,7 +89,7 @@ impl Node {
         self.owners.set_members(members.collect());
         self.view.members = Arc::new(self.owners.members().clone());
         self.view.addresses = Arc::new(self.owners.all());
-        self.view.rules = Arc::new(Rules::new(&config.routes));
+        self.view.rules = Arc::new(Rules::new(config));
         self.view.ready = true;
         self.configure_sets(now, config);
         self.published = false;

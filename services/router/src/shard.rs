@@ -113,8 +113,9 @@ impl Shard {
         while let Some(event) = self.proxy.poll_event() {
             match event {
                 Event::TimedOut(branch) => self.timed_out(now, branch),
+                Event::Silent(branch) => self.silent(now, branch),
                 // Cancelled or sent again by the proxy core; what follows ends it.
-                Event::RangTooLong(_) | Event::Repeated(_) | Event::Silent(_) => {}
+                Event::RangTooLong(_) | Event::Repeated(_) => {}
             }
         }
     }

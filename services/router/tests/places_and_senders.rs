@@ -99,13 +99,17 @@ fn values<'a>(message: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 fn refusal(request: &str) -> String {
+    answer(request, "503 Service Unavailable")
+}
+
+fn answer(request: &str, status: &str) -> String {
     let line = |name| {
         let values = values(request, name);
         let line = |value| format!("{name}: {value}\r\n");
         values.into_iter().map(line).collect::<String>()
     };
     let lines: String = ["Via", "From", "To", "Call-ID", "CSeq"].map(line).concat();
-    format!("SIP/2.0 503 Service Unavailable\r\n{lines}Content-Length: 0\r\n\r\n")
+    format!("SIP/2.0 {status}\r\n{lines}Content-Length: 0\r\n\r\n")
 }
 
 impl Bench {
@@ -150,6 +154,19 @@ impl Bench {
         let sent = wire.0.into_iter().map(|(_, text)| text);
         sent.filter(|text| !text.starts_with("SIP/2.0 100"))
             .collect()
+    }
+
+    /// Lets time pass, and returns what goes out meanwhile.
+    fn pass(&mut self, time: Duration) -> Vec<String> {
+        let until = self.now + time;
+        let mut wire = Wire::default();
+        while let Some(at) = self.router.poll_timeout(0, 1).filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.router.handle_timeout(self.now, 0, 1, &mut self.turn);
+            self.router.flush(&mut self.turn, &mut wire);
+        }
+        self.now = until;
+        wire.0.into_iter().map(|(_, text)| text).collect()
     }
 
     /// Sends a call in, and returns the request that comes of it.
@@ -218,24 +235,98 @@ fn each_place_gets_the_request_as_it_came_with_its_own_changes_only() {
     );
 }
 
+fn two_places() -> Bench {
+    let place = |uri| place(uri, None, &[]);
+    Bench::new(&view(vec![
+        place("sip:127.0.0.1:1"),
+        place("sip:127.0.0.1:2"),
+    ]))
+}
+
+fn starts(sent: &[String]) -> Vec<&str> {
+    let word = |text: &String| text.find(' ').unwrap();
+    let status = |text: &String| text.starts_with("SIP/2.0").then_some(11);
+    let start = |text| status(text).unwrap_or_else(|| word(text));
+    sent.iter().map(|text| &text[..start(text)]).collect()
+}
+
 #[test]
-fn round_robin_goes_on_to_the_next_destination_with_each_call() {
-    let mut view = view(vec![RouteResult {
-        next_hop: NextHop::Set("2".into()),
+fn a_place_that_says_nothing_but_100_is_passed_over_and_cancelled() {
+    let mut bench = two_places();
+    let first = bench.call("x");
+    bench.receive(SBC, &answer(&first, "100 Trying"));
+    assert!(bench.pass(Duration::from_millis(1999)).is_empty());
+    let sent = bench.pass(Duration::from_millis(1));
+    assert_eq!(starts(&sent), ["INVITE", "CANCEL"]);
+    assert_eq!(values(&sent[0], "X-Destination-URI"), ["sip:127.0.0.1:2"]);
+    assert_eq!(values(&sent[1], "Via"), values(&first, "Via")[..1]);
+    let ringing = answer(&first, "180 Ringing");
+    assert!(bench.receive(SBC, &ringing).is_empty(), "it comes too late");
+    let ended = bench.receive(SBC, &answer(&first, "487 Request Terminated"));
+    assert_eq!(starts(&ended), ["ACK"], "and the carrier hears nothing");
+    let answered = bench.receive(SBC, &answer(&sent[0], "200 OK"));
+    assert_eq!(starts(&answered), ["SIP/2.0 200"]);
+}
+
+#[test]
+fn a_2xx_of_a_place_passed_over_goes_on_and_cancels_the_next_one() {
+    let mut bench = two_places();
+    let first = bench.call("x");
+    let sent = bench.pass(Duration::from_secs(2));
+    let second = sent.iter().find(|text| text.contains("127.0.0.1:2"));
+    let second = second.expect("the second place").clone();
+    bench.receive(SBC, &answer(&second, "180 Ringing"));
+    let answered = bench.receive(SBC, &answer(&first, "200 OK"));
+    assert_eq!(starts(&answered), ["CANCEL", "SIP/2.0 200"]);
+    assert_eq!(values(&answered[0], "Via"), values(&second, "Via")[..1]);
+}
+
+#[test]
+fn a_place_that_rings_and_the_last_one_keep_the_call() {
+    let mut bench = two_places();
+    let first = bench.call("x");
+    bench.receive(SBC, &answer(&first, "180 Ringing"));
+    assert!(bench.pass(Duration::from_secs(60)).is_empty());
+    let second = bench.refuse(&first);
+    bench.receive(SBC, &answer(&second, "100 Trying"));
+    assert!(bench.pass(Duration::from_secs(60)).is_empty());
+}
+
+#[test]
+fn a_destination_is_waited_for_as_its_set_says() {
+    let set = |id: &str| RouteResult {
+        next_hop: NextHop::Set(id.into()),
         request_uri: None,
         headers: vec![],
-    }]);
+    };
+    let mut view = view(vec![set("2"), place("sip:127.0.0.1:1", None, &[])]);
     view.sets = vec![DestinationSet {
+        first_response: Duration::from_millis(300),
+        ..destination_set(Algorithm::CallId)
+    }];
+    view.destinations = vec![destination(1)];
+    let mut bench = Bench::new(&view);
+    bench.call("x");
+    assert!(bench.pass(Duration::from_millis(299)).is_empty());
+    let sent = bench.pass(Duration::from_millis(1));
+    assert_eq!(values(&sent[0], "X-Destination-URI"), ["sip:127.0.0.1:1"]);
+}
+
+fn destination_set(algorithm: Algorithm) -> DestinationSet {
+    DestinationSet {
         id: "2".into(),
-        algorithm: Algorithm::RoundRobin,
+        algorithm,
         selector: None,
-        first_response: Duration::from_secs(2),
+        first_response: DestinationSet::FIRST_RESPONSE,
         detect_within: Duration::from_millis(200),
         probe_interval: Duration::from_secs(1),
         failures_to_inactive: 1,
         successes_to_active: 2,
-    }];
-    let destination = |number: u8| Destination {
+    }
+}
+
+fn destination(number: u8) -> Destination {
+    Destination {
         set: "2".into(),
         id: format!("d{number}"),
         uri: format!("sip:127.0.0.4{number}:5060"),
@@ -243,7 +334,17 @@ fn round_robin_goes_on_to_the_next_destination_with_each_call() {
         weight: 1,
         probing: false,
         desired_state: DestinationState::Active,
-    };
+    }
+}
+
+#[test]
+fn round_robin_goes_on_to_the_next_destination_with_each_call() {
+    let mut view = view(vec![RouteResult {
+        next_hop: NextHop::Set("2".into()),
+        request_uri: None,
+        headers: vec![],
+    }]);
+    view.sets = vec![destination_set(Algorithm::RoundRobin)];
     view.destinations = (1..=3).map(destination).collect();
     let mut bench = Bench::new(&view);
     let places: Vec<String> = (0..6)

@@ -251,7 +251,7 @@ impl TryFrom<&v1::DestinationSet> for DestinationSet {
         let first_response = check.duration(
             "first_response",
             message.first_response.as_ref(),
-            ms(2_000),
+            Self::FIRST_RESPONSE,
             (ms(100), ms(32_000)),
         );
         let detect_within = check.duration(

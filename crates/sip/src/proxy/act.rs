@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::wire::{add_via, branch_offset, response_address, write_via};
 use super::{Edit, Proxy, TRIES_MAX};
 use crate::branch::{BranchId, ContextId};
-use crate::context::{Branch, Cancel, Context, Target, Upstream};
+use crate::context::{Branch, Cancel, Context, Silence, Target, Upstream};
 use crate::transaction::{Client, Server, ServerKey};
 
 impl<C, B> Proxy<C, B> {
@@ -228,7 +228,7 @@ impl<C, B> Proxy<C, B> {
             target,
             cancel: Cancel::None,
             timer_c: None,
-            silent_at: None,
+            silence: None,
             given_up: false,
             bytes,
             data,
@@ -240,19 +240,32 @@ impl<C, B> Proxy<C, B> {
 
     /// Asks for [`Event::Silent`](super::Event::Silent) when the try has got no response at all by `at`.
     pub fn expect_answer(&mut self, id: BranchId, at: Instant) {
+        self.expect(id, at, true);
+    }
+
+    /// Asks for the same when it has got nothing but 100 by `at`: a 100 goes from hop to hop and says
+    /// nothing of who is behind the next one.
+    pub fn expect_word(&mut self, id: BranchId, at: Instant) {
+        self.expect(id, at, false);
+    }
+
+    fn expect(&mut self, id: BranchId, until: Instant, trying_counts: bool) {
         if let Some(branch) = self
             .branch_mut(id)
             .filter(|branch| branch.client.is_unanswered())
         {
-            branch.silent_at = Some(at);
+            branch.silence = Some(Silence {
+                until,
+                trying_counts,
+            });
             self.settle(id.context);
         }
     }
 
-    /// Forgets what [`Proxy::expect_answer`] asked for.
+    /// Forgets what [`Proxy::expect_answer`] or [`Proxy::expect_word`] asked for.
     pub fn expect_no_answer(&mut self, id: BranchId) {
         if let Some(branch) = self.branch_mut(id) {
-            branch.silent_at = None;
+            branch.silence = None;
         }
     }
 
@@ -260,7 +273,7 @@ impl<C, B> Proxy<C, B> {
     pub fn stop_repeating(&mut self, now: Instant, id: BranchId, until: Duration) {
         if let Some(branch) = self.branch_mut(id) {
             branch.client.stop_repeating(now + until);
-            branch.silent_at = None;
+            branch.silence = None;
             self.settle(id.context);
         }
     }

@@ -140,7 +140,9 @@ impl<C, B> Proxy<C, B> {
             return self.stray();
         };
         let reaction = branch.client.handle_response(now, &timers, status);
-        branch.silent_at = None;
+        branch
+            .silence
+            .take_if(|silence| status > 100 || silence.trying_counts);
         if (100..200).contains(&status) && branch.client.may_be_cancelled() {
             // RFC 3261 section 16.7 step 2: each 101 to 199 starts Timer C anew. After CANCEL the
             // limit of section 9.1 stands.
@@ -230,7 +232,11 @@ impl<C, B> Proxy<C, B> {
         let Some(branch) = self.branch_mut(id) else {
             return;
         };
-        if branch.silent_at.take_if(|at| *at <= now).is_some() {
+        if branch
+            .silence
+            .take_if(|silence| silence.until <= now)
+            .is_some()
+        {
             self.events.push_back(Event::Silent(id));
         }
         let Some(branch) = self.branch_mut(id) else {

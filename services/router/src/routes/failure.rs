@@ -31,26 +31,47 @@ impl Shard {
             }
             name_hop(edits, message, &hops[at]);
         };
-        let sent = self
-            .proxy
-            .retry(now, id, target, (), Some(&mut edit))
-            .is_some();
-        if sent && let Some(call) = self.proxy.data_mut(id) {
+        let sent = self.proxy.retry(now, id, target, (), Some(&mut edit));
+        let Some(branch) = sent else {
+            return false;
+        };
+        if let Some(call) = self.proxy.data_mut(id) {
             call.at = at;
-            self.counters.next_hops += 1;
         }
-        sent
+        self.counters.next_hops += 1;
+        self.expect_word(now, branch);
+        true
+    }
+
+    /// Gives the place of a try its `first_response`, if there is a further place to go to.
+    pub(crate) fn expect_word(&mut self, now: Instant, branch: BranchId) {
+        let Some(call) = self.proxy.data(branch.context) else {
+            return;
+        };
+        if call.at + 1 < call.hops.len() {
+            let patience = call.hops[call.at].first_response;
+            self.proxy.expect_word(branch, now + patience);
+        }
+    }
+
+    /// A place has said nothing within its `first_response`: the next one is tried. Rule f of
+    /// docs/failover.md holds for the silent one: it is cancelled, and a late 2xx of it goes on.
+    pub(crate) fn silent(&mut self, now: Instant, branch: BranchId) {
+        if self.try_next_hop(now, branch.context) {
+            self.proxy.give_up(now, branch);
+        }
+    }
+
+    pub(crate) fn is_given_up(&self, branch: BranchId) -> bool {
+        let branch = self.proxy.branch(branch);
+        branch.is_some_and(sip::Branch::is_given_up)
     }
 
     /// Timer B or F: nobody answered.
     pub(crate) fn timed_out(&mut self, now: Instant, branch: BranchId) {
         let id = branch.context;
-        if self
-            .proxy
-            .context(id)
-            .is_some_and(|context| context.is_pending())
-            && !self.try_next_hop(now, id)
-        {
+        let is_pending = self.proxy.context(id).is_some_and(sip::Context::is_pending);
+        if is_pending && !self.is_given_up(branch) && !self.try_next_hop(now, id) {
             self.proxy.respond(now, id, 408, &[]);
         }
     }

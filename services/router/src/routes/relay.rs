@@ -63,7 +63,7 @@ impl Shard {
             Some(id) => {
                 self.counters.calls += u64::from(message.method() == Method::Invite);
                 let target = Self::back(request);
-                self.proxy.forward(
+                let sent = self.proxy.forward(
                     now,
                     id,
                     source,
@@ -73,6 +73,9 @@ impl Shard {
                     target,
                     (),
                 );
+                if let Some(branch) = sent {
+                    self.expect_word(now, branch);
+                }
             }
             None => {
                 self.counters.calls_refused += 1;
@@ -106,8 +109,17 @@ impl Shard {
     }
 
     fn answered(&mut self, now: Instant, branch: BranchId, status: u16, message: &Message<'_>) {
+        let is_success = (200..300).contains(&status);
+        if !is_success && self.is_given_up(branch) {
+            // Another place has it. A provisional has set off its CANCEL, a failure has been acknowledged.
+            return;
+        }
         if matches!(status, 408 | 502 | 503 | 504) && self.try_next_hop(now, branch.context) {
             return;
+        }
+        if is_success {
+            // RFC 3261 section 16.7 step 10: what a place that kept silent for too long has begun.
+            self.cancel_all(now, branch.context);
         }
         self.dialogs.handle_response(now, message);
         self.proxy

@@ -81,6 +81,11 @@ impl Shard {
             return;
         };
         call.cancelled = true;
+        self.cancel_all(now, id);
+    }
+
+    /// Cancels every try of a context that still waits for a final response.
+    pub(crate) fn cancel_all(&mut self, now: Instant, id: sip::ContextId) {
         let tries = self
             .proxy
             .context(id)

@@ -118,14 +118,17 @@ impl Shard {
         })
     }
 
-    /// Tells whether a second pass bound to `first` still waits for its final response.
+    /// Tells whether a second pass bound to `first` still waits for a final response that counts: the
+    /// router has not cancelled it.
     pub(crate) fn rings_elsewhere(&self, first: BranchId) -> bool {
         let bound = self.proxy.branch(first).map(|branch| &branch.data.bound);
         bound.is_some_and(|bound| {
             let mut contexts = bound
                 .iter()
                 .filter_map(|second| self.proxy.context(*second));
-            contexts.any(sip::Context::is_pending)
+            contexts.any(|second| {
+                second.is_pending() && !second.branches().iter().all(sip::Branch::is_cancelled)
+            })
         })
     }
 
