@@ -10,8 +10,8 @@ use control::settings::{Effective, Key, Mistakes, Settings, Span, private_face};
 use control::view::Network;
 use telemetry::logs::{Filter, Format};
 
-/// The settings, in the order of `--help` and `--check`.
-pub const KEYS: &[Key] = &[
+/// The settings of all roles, in the order of `--help`; [`keys`] are those of one.
+const KEYS: &[Key] = &[
     Key::new("node", "Id of this node in the cluster; default: the role"),
     Key::new("cluster", "Name of the cluster [default: tandem]"),
     Key::new(
@@ -51,6 +51,18 @@ pub const KEYS: &[Key] = &[
         "Networks that may send SIP besides the cluster's members [default: none]",
     ),
     Key::new(
+        "dmq.listen",
+        "Where the bus of the cell is spoken, at `address` [default: ADDRESS:5062]",
+    ),
+    Key::new(
+        "dmq.allow",
+        "Networks that may speak on it besides members and stock nodes [default: none]",
+    ),
+    Key::new(
+        "records.path",
+        "File that call records are added to, as JSON lines [default: STATE_DIR/calls.jsonl]",
+    ),
+    Key::new(
         "grpc.listen",
         "Where gRPC is served [default: loopback, the role's port]",
     ),
@@ -80,6 +92,30 @@ pub struct RoleDefaults {
     pub http_port: u16,
     /// How many SIP addresses it may have.
     pub listen_max: usize,
+    /// Port of the bus; `None` for a role that replicates nothing.
+    pub dmq_port: Option<u16>,
+    /// Name of the file for call records; `None` for a role that writes none.
+    pub records: Option<&'static str>,
+}
+
+/// Returns the settings of one role, in the order of `--help`.
+#[must_use]
+pub fn keys(defaults: &RoleDefaults) -> Vec<Key> {
+    let has = |key: &&Key| match key.name.split_once('.') {
+        Some(("dmq", _)) => defaults.dmq_port.is_some(),
+        Some(("records", _)) => defaults.records.is_some(),
+        Some(_) | None => true,
+    };
+    KEYS.iter().filter(has).copied().collect()
+}
+
+/// The settings of a router's bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DmqConfig {
+    /// Where KDMQ is received and sent from: at the node's `address`, since others are told the port only.
+    pub listen: SocketAddr,
+    /// Who may speak besides members and the cell's stock nodes.
+    pub allow: Vec<Network>,
 }
 
 /// The settings of one SBC or router.
@@ -107,6 +143,10 @@ pub struct HostConfig {
     pub listen: Vec<SocketAddr>,
     /// Who may send besides members.
     pub allow: Vec<Network>,
+    /// The bus of the cell; only a router has one.
+    pub dmq: Option<DmqConfig>,
+    /// Where call records are written; only a router writes them.
+    pub records: Option<PathBuf>,
     /// Where gRPC is served.
     pub grpc: SocketAddr,
     /// Where HTTP is served.
@@ -142,7 +182,13 @@ impl HostConfig {
         defaults: &RoleDefaults,
         matches: &ArgMatches,
     ) -> Result<(Self, Effective), Mistakes> {
-        let mut settings = Settings::gather(KEYS, matches);
+        Self::read(defaults, Settings::gather(&keys(defaults), matches))
+    }
+
+    fn read(
+        defaults: &RoleDefaults,
+        mut settings: Settings,
+    ) -> Result<(Self, Effective), Mistakes> {
         let node = settings.read("node", defaults.node.to_owned());
         if let Err(error) = control::name::check_id(&node) {
             settings.refuse("node", error);
@@ -173,18 +219,21 @@ impl HostConfig {
                 "is the wildcard: name the address that stands in Via and Record-Route",
             );
         }
+        let dmq = defaults
+            .dmq_port
+            .map(|port| DmqConfig::read(&mut settings, SocketAddr::new(address, port), &listen));
+        let state_dir = PathBuf::from("/var/lib/tandem").join(&node);
+        let state_dir = settings.read("state_dir", Location(state_dir)).0;
+        let records = defaults.records.map(|file| {
+            let default = Location(state_dir.join(file));
+            settings.read("records.path", default).0
+        });
         let face = private_face(address);
         let config = Self {
             cluster: settings.read("cluster", "tandem".to_owned()),
             cell: settings.read("cell", "default".to_owned()),
             advertise: settings.read("advertise", address),
             registry: settings.read_list("registry", vec![SocketAddr::new(face, 7400)]),
-            state_dir: settings
-                .read(
-                    "state_dir",
-                    Dir(PathBuf::from("/var/lib/tandem").join(&node)),
-                )
-                .0,
             allow: settings.read_list("sip.allow", vec![]),
             grpc: settings.read("grpc.listen", SocketAddr::new(face, defaults.grpc_port)),
             http: settings.read("http.listen", SocketAddr::new(face, defaults.http_port)),
@@ -197,17 +246,42 @@ impl HostConfig {
             address,
             workers,
             shards,
+            state_dir,
             listen,
+            dmq,
+            records,
         };
         Ok((config, settings.finish()?))
     }
 }
 
+impl DmqConfig {
+    fn read(settings: &mut Settings, default: SocketAddr, sip: &[SocketAddr]) -> Self {
+        let listen = settings.read("dmq.listen", default);
+        if listen.ip() != default.ip() {
+            settings.refuse(
+                "dmq.listen",
+                format!("is not at {}: others are told the port only", default.ip()),
+            );
+        }
+        if listen.port() == 0 {
+            settings.refuse("dmq.listen", "has no port");
+        }
+        if sip.contains(&listen) {
+            settings.refuse("dmq.listen", "is the address of SIP, too");
+        }
+        Self {
+            listen,
+            allow: settings.read_list("dmq.allow", vec![]),
+        }
+    }
+}
+
 /// A path as a setting.
 #[derive(Clone, Debug)]
-struct Dir(PathBuf);
+struct Location(PathBuf);
 
-impl std::str::FromStr for Dir {
+impl std::str::FromStr for Location {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -215,8 +289,108 @@ impl std::str::FromStr for Dir {
     }
 }
 
-impl std::fmt::Display for Dir {
+impl std::fmt::Display for Location {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.display().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const ROUTER: RoleDefaults = RoleDefaults {
+        node: "router",
+        grpc_port: 7401,
+        http_port: 7481,
+        listen_max: 1,
+        dmq_port: Some(5062),
+        records: Some("calls.jsonl"),
+    };
+    const SBC: RoleDefaults = RoleDefaults {
+        node: "sbc",
+        grpc_port: 7402,
+        http_port: 7482,
+        listen_max: 2,
+        dmq_port: None,
+        records: None,
+    };
+
+    fn read(role: &RoleDefaults, file: &str) -> Result<(HostConfig, Effective), Mistakes> {
+        let mut settings = Settings::default();
+        settings.add_file(&keys(role), Path::new("t"), file);
+        HostConfig::read(role, settings)
+    }
+
+    #[test]
+    fn a_router_has_a_bus_and_call_records_beside_its_own_address_and_state() {
+        let file =
+            "address = '192.0.2.1'\nstate_dir = '/s'\ndmq.allow = ['192.0.2.0/28', '192.0.2.99']";
+        let (config, shown) = read(&ROUTER, file).unwrap();
+        let dmq = config.dmq.unwrap();
+        assert_eq!(dmq.listen, "192.0.2.1:5062".parse().unwrap());
+        let allowed: Vec<_> = dmq.allow.iter().map(ToString::to_string).collect();
+        assert_eq!(allowed, ["192.0.2.0/28", "192.0.2.99/32"]);
+        assert_eq!(config.records, Some("/s/calls.jsonl".into()));
+        assert!(
+            shown
+                .to_string()
+                .contains("dmq.listen = \"192.0.2.1:5062\""),
+            "{shown}"
+        );
+
+        let (config, _) = read(
+            &ROUTER,
+            "dmq.listen = '127.0.0.1:5090'\nrecords.path = '/r'",
+        )
+        .unwrap();
+        assert_eq!(config.dmq.unwrap().listen.port(), 5090);
+        assert_eq!(config.records, Some("/r".into()));
+    }
+
+    #[test]
+    fn an_sbc_knows_nothing_of_them() {
+        let (config, shown) = read(&SBC, "").unwrap();
+        assert_eq!((config.dmq, config.records), (None, None));
+        let command = control::settings::command("t", "test", &keys(&SBC));
+        for text in [shown.to_string(), command.clone().render_help().to_string()] {
+            assert!(
+                text.contains("sip") && !text.contains("dmq") && !text.contains("records"),
+                "{text}"
+            );
+        }
+        let mistakes = read(&SBC, "dmq.listen = '127.0.0.1:5062'\nrecords.path = '/r'")
+            .unwrap_err()
+            .0;
+        assert_eq!(
+            mistakes,
+            [
+                "t: dmq.listen: no such setting",
+                "t: records.path: no such setting"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bus_where_nobody_would_find_it_is_refused() {
+        for (listen, reason) in [
+            (
+                "127.0.0.2:5062",
+                "is not at 127.0.0.1: others are told the port only",
+            ),
+            ("127.0.0.1:0", "has no port"),
+            ("127.0.0.1:5060", "is the address of SIP, too"),
+        ] {
+            let mistakes = read(&ROUTER, &format!("dmq.listen = '{listen}'"))
+                .unwrap_err()
+                .0;
+            assert_eq!(mistakes, [format!("t: dmq.listen: {reason}")]);
+        }
+        let mistakes = read(&ROUTER, "dmq.listen = 'here'\ndmq.allow = ['there']")
+            .unwrap_err()
+            .0;
+        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
     }
 }

@@ -9,7 +9,7 @@ mod owners;
 mod process;
 
 pub use addresses::{ADDRESSES_MAX, Addresses, KEPT_FOR, PastMember};
-pub use config::{HostConfig, KEYS, RoleDefaults};
+pub use config::{DmqConfig, HostConfig, RoleDefaults, keys};
 pub use handle::Handle;
 pub use owners::Owners;
 pub use process::{Figure, Host, Role, command, main, run};

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use transport::{RunningClock, Sockets, Workers};
 
 use crate::addresses::Addresses;
-use crate::config::{HostConfig, KEYS, RoleDefaults};
+use crate::config::{HostConfig, RoleDefaults, keys};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 
@@ -120,7 +120,7 @@ pub struct Host<R: Role> {
 /// Returns the command line of a role.
 #[must_use]
 pub fn command<R: Role>() -> clap::Command {
-    control::settings::command(R::PROGRAM, R::ABOUT, KEYS)
+    control::settings::command(R::PROGRAM, R::ABOUT, &keys(&R::defaults()))
 }
 
 /// Runs a role by its command line until SIGTERM.
@@ -370,7 +370,7 @@ fn node_config<R: Role>(config: &HostConfig) -> NodeConfig {
         kind: R::KIND,
         address: config.advertise,
         sip: sip.collect(),
-        dmq_port: None,
+        dmq_port: config.dmq.as_ref().map(|dmq| dmq.listen.port()),
         cell: config.cell.clone(),
         zone: String::new(),
         registries: config.registry.iter().map(ToString::to_string).collect(),

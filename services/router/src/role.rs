@@ -33,6 +33,8 @@ impl Role for Router {
             grpc_port: 7401,
             http_port: 7481,
             listen_max: 1,
+            dmq_port: Some(5062),
+            records: Some("calls.jsonl"),
         }
     }
 

@@ -35,6 +35,8 @@ impl Role for Sbc {
             grpc_port: 7402,
             http_port: 7482,
             listen_max: 2,
+            dmq_port: None,
+            records: None,
         }
     }
 
