@@ -1,0 +1,263 @@
+//! One other node: its state, what was sent to it, and whether its silence means that it is dead.
+//!
+//! Stock nodes find each other dead after 30 to 90 s and send every message ten times until then
+//! (Kamailio dmq, `notification_peer.c`). Here a node is suspected while it owes an answer.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::request::{Purpose, Request, RequestId, Schedule, TANDEM_WAIT_MIN};
+
+/// What runs at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// A Kamailio, or nobody knows: it may be busy for hundreds of milliseconds.
+    #[default]
+    Stock,
+    /// A Tandem node.
+    Tandem,
+}
+
+/// What is believed of a node, in Kamailio's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeState {
+    /// Configured or heard of from others; it has not answered yet.
+    Pending,
+    /// It takes data.
+    Active,
+    /// It was active and fell silent; it is pinged until it answers.
+    NotActive,
+    /// It said that it leaves.
+    Disabled,
+}
+
+/// What is known of a node.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// Where it is, and its identity.
+    pub address: SocketAddr,
+    /// What runs there, as far as the owner of the bus has said.
+    pub kind: Kind,
+    /// What is believed of it.
+    pub state: NodeState,
+    /// Since when.
+    pub since: Instant,
+    /// When the last KDMQ message came from it.
+    pub last_heard: Option<Instant>,
+    /// Channel requests to it that wait for their answer.
+    pub in_flight: usize,
+    /// Time to an answer, smoothed with a gain of 1/8. That of a repeated request counts from its
+    /// first transmission: too long rather than never known where it exceeds the first wait.
+    pub smoothed_rtt: Option<Duration>,
+    /// Requests sent to it, notifications included, repeats not.
+    pub sent: u64,
+    /// Repeats of them.
+    pub repeated: u64,
+    /// Those that a final response ended.
+    pub answered: u64,
+    /// Those that were given up.
+    pub unanswered: u64,
+    /// Requests received from it, repeats included.
+    pub received: u64,
+}
+
+/// Silence of so long, with so many repeats, and the last of them with a chance to be answered:
+/// dead. The repeats keep a pause of our own from being taken for a death.
+const STOCK_SILENCE: Duration = Duration::from_secs(2);
+const STOCK_REPEATS: u32 = 2;
+const TANDEM_SILENCE: Duration = Duration::from_millis(750);
+const TANDEM_REPEATS: u32 = 3;
+/// Repeats within so long of each other count as one: many requests may wait.
+const REPEAT_SPACING: Duration = Duration::from_millis(25);
+/// So many ICMP refusals without a message in between, each so long after the last: dead.
+const REFUSALS_TO_LOST: u32 = 3;
+const REFUSAL_SPACING: Duration = Duration::from_millis(15);
+/// What took longer, or was repeated and took as long as the longest wait, says little of the network.
+const RTT_MAX: Duration = Duration::from_secs(1);
+const REPEATED_RTT_MAX: Duration = Duration::from_millis(500);
+
+/// Something is owed, and nothing has been heard since `since`.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    since: Instant,
+    repeats: u32,
+    last_repeat: Instant,
+    refusals: u32,
+    last_refusal: Option<Instant>,
+}
+
+/// One node of the bus.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) status: NodeStatus,
+    /// A notification address: never removed while it is configured.
+    pub(crate) is_seed: bool,
+    /// In the order in which they were sent.
+    pub(crate) requests: BTreeMap<RequestId, Request>,
+    /// The notification that waits for its answer: one at a time.
+    pub(crate) notification: Option<RequestId>,
+    /// When the next one is due, if none waits.
+    pub(crate) next_ping: Instant,
+    /// News to be told before that, and how far they travel.
+    pub(crate) announcement: Option<u8>,
+    silence: Option<Silence>,
+}
+
+impl Node {
+    /// A node nobody has heard of: pinged at once.
+    pub(crate) fn new(now: Instant, address: SocketAddr) -> Self {
+        Self {
+            status: NodeStatus {
+                address,
+                kind: Kind::default(),
+                state: NodeState::Pending,
+                since: now,
+                last_heard: None,
+                in_flight: 0,
+                smoothed_rtt: None,
+                sent: 0,
+                repeated: 0,
+                answered: 0,
+                unanswered: 0,
+                received: 0,
+            },
+            is_seed: false,
+            requests: BTreeMap::new(),
+            notification: None,
+            next_ping: now,
+            announcement: None,
+            silence: None,
+        }
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.status.state == NodeState::Active
+    }
+
+    pub(crate) fn enter(&mut self, now: Instant, state: NodeState) {
+        self.status.state = state;
+        self.status.since = now;
+        self.silence = None;
+        self.owe(now);
+    }
+
+    /// The schedule of pings to it, while it is active.
+    pub(crate) fn ping_schedule(&self) -> Schedule {
+        match self.status.kind {
+            Kind::Stock => Schedule::Stock,
+            Kind::Tandem => Schedule::Tandem,
+        }
+    }
+
+    /// A message came from it.
+    pub(crate) fn handle_sign_of_life(&mut self, now: Instant) {
+        self.status.last_heard = Some(now);
+        self.silence = None;
+        self.owe(now);
+    }
+
+    /// A request was sent to it.
+    pub(crate) fn insert(&mut self, now: Instant, id: RequestId, request: Request) {
+        self.status.sent += 1;
+        self.status.in_flight += usize::from(request.purpose == Purpose::Data);
+        self.requests.insert(id, request);
+        self.owe(now);
+    }
+
+    /// A request ended, one way or the other.
+    pub(crate) fn remove(&mut self, now: Instant, id: RequestId) -> Option<Request> {
+        let request = self.requests.remove(&id)?;
+        self.status.in_flight -= usize::from(request.purpose == Purpose::Data);
+        if self.notification == Some(id) {
+            self.notification = None;
+        }
+        if self.requests.is_empty() {
+            self.silence = None;
+        }
+        self.owe(now);
+        Some(request)
+    }
+
+    fn owe(&mut self, now: Instant) {
+        if self.is_active() && !self.requests.is_empty() {
+            self.silence.get_or_insert(Silence {
+                since: now,
+                repeats: 0,
+                last_repeat: now,
+                refusals: 0,
+                last_refusal: None,
+            });
+        }
+    }
+
+    /// A final response ended a request.
+    pub(crate) fn handle_answer(&mut self, took: Duration, repeats: u32) {
+        self.status.answered += 1;
+        if repeats > 0 && took >= REPEATED_RTT_MAX {
+            return;
+        }
+        let took = took.min(RTT_MAX);
+        self.status.smoothed_rtt = Some(match self.status.smoothed_rtt {
+            None => took,
+            Some(smoothed) => (smoothed * 7 + took) / 8,
+        });
+    }
+
+    /// Some request was repeated.
+    pub(crate) fn handle_repeat(&mut self, now: Instant) {
+        self.status.repeated += 1;
+        if let Some(silence) = &mut self.silence
+            && now >= silence.last_repeat + REPEAT_SPACING
+        {
+            silence.repeats += 1;
+            silence.last_repeat = now;
+        }
+    }
+
+    /// Takes the news that it cannot be reached; tells whether that is the end of it.
+    pub(crate) fn handle_refusal(&mut self, now: Instant) -> bool {
+        let Some(silence) = &mut self.silence else {
+            return false;
+        };
+        if silence
+            .last_refusal
+            .is_none_or(|last| now >= last + REFUSAL_SPACING)
+        {
+            silence.refusals += 1;
+            silence.last_refusal = Some(now);
+        }
+        silence.refusals >= REFUSALS_TO_LOST
+    }
+
+    /// When its silence makes it dead; `None` while something else has to happen first.
+    fn lost_at(&self) -> Option<Instant> {
+        let (patience, repeats) = match self.status.kind {
+            Kind::Stock => (STOCK_SILENCE, STOCK_REPEATS),
+            Kind::Tandem => (TANDEM_SILENCE, TANDEM_REPEATS),
+        };
+        let silence = self.silence.filter(|silence| silence.repeats >= repeats)?;
+        let chance = (self.status.smoothed_rtt.unwrap_or_default() * 4).max(TANDEM_WAIT_MIN);
+        Some((silence.since + patience).max(silence.last_repeat + chance))
+    }
+
+    pub(crate) fn is_lost(&self, now: Instant) -> bool {
+        self.lost_at().is_some_and(|at| at <= now)
+    }
+
+    /// Returns the requests that are to be given up.
+    pub(crate) fn expired(&self, now: Instant) -> Vec<RequestId> {
+        let over = self
+            .requests
+            .iter()
+            .filter(|(_, request)| request.is_over(now));
+        over.map(|(id, _)| *id).collect()
+    }
+
+    /// When something is due here. `pings` tells whether notifications are still sent.
+    pub(crate) fn poll_timeout(&self, pings: bool) -> Option<Instant> {
+        let ping = (pings && self.notification.is_none()).then_some(self.next_ping);
+        let requests = self.requests.values().map(Request::poll_timeout);
+        requests.chain(self.lost_at()).chain(ping).min()
+    }
+}
