@@ -80,7 +80,9 @@ impl Pattern {
         Ok(Self(Kind::Prefix(Bytes::copy_from_slice(operand))))
     }
 
-    pub(crate) fn matches(&self, by: By, key: &[u8], value: &Value) -> bool {
+    /// Tells whether an entry matches: its key, or its value if that is text.
+    #[must_use]
+    pub fn matches(&self, by: By, key: &[u8], value: &Value) -> bool {
         match (by, value) {
             (By::Key, _) => self.is_match(key),
             (By::Value, Value::Text(text)) => self.is_match(text),

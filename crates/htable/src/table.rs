@@ -132,6 +132,17 @@ impl<S: Copy + Ord> Table<S> {
         self.entries.get(key).filter(|entry| entry.is_live(now))
     }
 
+    /// Returns all entries in key order, also those whose time has come and that were not removed yet.
+    pub fn stored_iter(&self) -> impl Iterator<Item = (&Bytes, &Entry<S>)> {
+        self.entries.iter()
+    }
+
+    /// Returns an entry also when its time has come and it was not removed yet.
+    #[must_use]
+    pub fn stored(&self, key: &[u8]) -> Option<&Entry<S>> {
+        self.entries.get(key)
+    }
+
     /// Iterates over the entries that have not ended, in the order of their keys.
     pub fn iter(&self, now: Instant) -> impl Iterator<Item = (&Bytes, &Entry<S>)> {
         self.entries
@@ -245,14 +256,13 @@ impl<S: Copy + Ord> Table<S> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Removes the next entry that has ended, if any, and returns its key.
-    pub(crate) fn expire(&mut self, now: Instant) -> Option<Bytes> {
+    /// Removes the next entry that has ended at `now`.
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<(Bytes, Entry<S>)> {
         if self.poll_timeout()? > now {
             return None;
         }
         let (_, key) = self.deadlines.pop_first()?;
-        self.entries.remove(&key);
-        Some(key)
+        self.entries.remove_entry(&key)
     }
 
     fn lifetime_from(&self, now: Instant) -> Option<Instant> {

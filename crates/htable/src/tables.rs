@@ -6,18 +6,20 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::definition::NAME_BYTES_MAX;
-use crate::{DefineError, Definition, Table, VALUE_BYTES_MAX};
+use crate::{DefineError, Definition, Entry, Table, VALUE_BYTES_MAX};
 
 /// How many tables there can be.
 pub const TABLES_MAX: usize = 256;
 
 /// A key that has ended by itself. Other nodes let it end by their own clocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expired {
+pub struct Expired<S> {
     /// The name of the table.
     pub table: Bytes,
     /// The key.
     pub key: Bytes,
+    /// What it was.
+    pub entry: Entry<S>,
 }
 
 /// The tables of a node.
@@ -79,12 +81,12 @@ impl<S: Copy + Ord> Tables<S> {
     }
 
     /// Removes what has ended at `now` and returns it: by table, then by deadline.
-    pub fn handle_timeout(&mut self, now: Instant) -> Vec<Expired> {
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<Expired<S>> {
         let mut expired = Vec::new();
         for (name, table) in &mut self.tables {
-            while let Some(key) = table.expire(now) {
+            while let Some((key, entry)) = table.expire(now) {
                 let table = name.clone();
-                expired.push(Expired { table, key });
+                expired.push(Expired { table, key, entry });
             }
         }
         expired

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use htable::{
-    By, DefineError, Definition, Entry, Expired, KEY_BYTES_MAX, Merged, NAME_BYTES_MAX, Pattern,
-    Refused, TABLES_MAX, Table, Tables, VALUE_BYTES_MAX, Value, WriteError,
+    By, DefineError, Definition, Entry, KEY_BYTES_MAX, Merged, NAME_BYTES_MAX, Pattern, Refused,
+    TABLES_MAX, Table, Tables, VALUE_BYTES_MAX, Value, WriteError,
 };
 use proptest::prelude::*;
 
@@ -53,11 +53,18 @@ fn set(tables: &mut Tables<u64>, now: Instant, name: &str, key: &str) {
         .expect("room");
 }
 
-fn expired(table: &str, key: &str) -> Expired {
-    Expired {
-        table: Bytes::copy_from_slice(table.as_bytes()),
-        key: Bytes::copy_from_slice(key.as_bytes()),
-    }
+/// Lets what has ended at `now` go, and names it.
+fn expire(tables: &mut Tables<u64>, now: Instant) -> Vec<(Bytes, Bytes)> {
+    let expired = tables.handle_timeout(now).into_iter();
+    let named = expired.map(|expired| {
+        assert!(expired.entry.expires.is_some_and(|at| at <= now));
+        (expired.table, expired.key)
+    });
+    named.collect()
+}
+
+fn named(table: &'static str, key: &'static str) -> (Bytes, Bytes) {
+    (table.into(), key.into())
 }
 
 #[test]
@@ -94,10 +101,10 @@ fn setting_restarts_the_lifetime() {
     set(&mut tables, start, "te", "k");
     set(&mut tables, start + seconds(200), "te", "k");
     assert_eq!(tables.poll_timeout(), Some(start + seconds(500)));
-    assert_eq!(tables.handle_timeout(start + LIFETIME), []);
+    assert_eq!(expire(&mut tables, start + LIFETIME), []);
     assert_eq!(
-        tables.handle_timeout(start + seconds(500)),
-        [expired("te", "k")]
+        expire(&mut tables, start + seconds(500)),
+        [named("te", "k")]
     );
     assert_eq!(tables.poll_timeout(), None);
 }
@@ -143,8 +150,8 @@ fn a_key_can_be_given_another_lifetime_or_none() {
     assert_eq!(te.entry(start, b"b").unwrap().expires, None);
     assert_eq!(te.entry(start, b"c").unwrap().expires, None);
     assert_eq!(
-        tables.handle_timeout(start + seconds(1000)),
-        [expired("te", "a")]
+        expire(&mut tables, start + seconds(1000)),
+        [named("te", "a")]
     );
 }
 

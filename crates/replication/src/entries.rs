@@ -1,0 +1,479 @@
+//! The tables of a cell as one node holds them, and what it remembers of keys that are gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use htable::{By, Definition, Entry, Expired, Merged, Pattern, Tables, Value, WriteError};
+use siphasher::sip::SipHasher24;
+use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher128};
+
+use crate::clock::{HybridClock, Now, Stamp};
+
+/// Names an entry in its cell.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryKey {
+    /// The table.
+    pub table: Bytes,
+    /// The key in it.
+    pub key: Bytes,
+}
+
+/// One write of an entry: the later counts, whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Write {
+    /// When.
+    pub stamp: Stamp,
+    /// Which decision about its end this was: two nodes with one mark let the entry end at one time.
+    ///
+    /// A wall clock of the writer, which nobody's timer goes by; 0 when the table's lifetime counts.
+    pub mark: u64,
+}
+
+/// An entry, or that it is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryRecord {
+    /// Its value; `None`: deleted.
+    pub value: Option<Value>,
+    /// Who wrote that.
+    pub write: Write,
+    /// How long it lasts from now; `None`: it does not end by itself.
+    pub remaining: Option<Duration>,
+}
+
+/// A key that is gone: what was written before does not come back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gone {
+    pub(crate) write: Write,
+    pub(crate) since: Instant,
+    /// The hash of the value that went, to know it again at a Kamailio node.
+    pub(crate) value_hash: u64,
+}
+
+/// Why an operation on a table was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// There is no such table.
+    #[error("there is no such table")]
+    NoTable,
+    /// It was not written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// What a change did to an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryChanged {
+    /// Which.
+    pub key: EntryKey,
+    pub(crate) hash_before: u128,
+    pub(crate) hash: u128,
+}
+
+/// The tables of one node.
+#[derive(Debug)]
+pub struct Entries {
+    cell_key: [u8; 16],
+    tables: Tables<Write>,
+    gone: BTreeMap<EntryKey, Gone>,
+    refused: u64,
+}
+
+impl Entries {
+    /// Creates no tables.
+    #[must_use]
+    pub fn new(cell_key: [u8; 16]) -> Self {
+        Self {
+            cell_key,
+            tables: Tables::new(),
+            gone: BTreeMap::new(),
+            refused: 0,
+        }
+    }
+
+    /// Returns the tables.
+    #[must_use]
+    pub fn tables(&self) -> &Tables<Write> {
+        &self.tables
+    }
+
+    /// Makes or changes a table.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Tables::define`].
+    pub fn define(&mut self, definition: Definition) -> Result<(), htable::DefineError> {
+        self.tables.define(definition)
+    }
+
+    /// Removes a table and returns what was in it.
+    pub(crate) fn undefine(&mut self, name: &[u8]) -> Vec<EntryChanged> {
+        let Some(table) = self.tables.undefine(name) else {
+            return Vec::new();
+        };
+        if !table.definition().replicate {
+            return Vec::new();
+        }
+        let key = |key: &Bytes| EntryKey {
+            table: Bytes::copy_from_slice(name),
+            key: key.clone(),
+        };
+        let gone = table.stored_iter().map(|(name, entry)| EntryChanged {
+            hash_before: self.hash_of(&key(name), entry),
+            hash: 0,
+            key: key(name),
+        });
+        gone.collect()
+    }
+
+    /// Returns how many writes of others were refused for want of room or size.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Returns how many keys are remembered as gone.
+    #[must_use]
+    pub fn gone(&self) -> usize {
+        self.gone.len()
+    }
+
+    /// Tells whether a table is replicated.
+    #[must_use]
+    pub fn is_replicated(&self, table: &[u8]) -> bool {
+        self.tables
+            .table(table)
+            .is_some_and(|table| table.definition().replicate)
+    }
+
+    /// Returns the partition of a key, the same on every node of the cell.
+    #[must_use]
+    pub fn partition(&self, key: &EntryKey) -> u8 {
+        let mut hasher = SipHasher24::new_with_key(&self.cell_key);
+        hasher.write(&key.table);
+        hasher.write_u8(0);
+        hasher.write(&key.key);
+        hasher.finish() as u8
+    }
+
+    /// Returns the replicated entries of some partitions that are stored, with their hashes.
+    pub fn iter(&self, wanted: &BTreeSet<u8>) -> impl Iterator<Item = (u8, EntryKey, u128)> {
+        let tables = self.tables.iter();
+        let replicated = tables.filter(|table| table.definition().replicate);
+        replicated.flat_map(move |table| {
+            table.stored_iter().filter_map(move |(name, entry)| {
+                let key = EntryKey {
+                    table: table.definition().name.clone(),
+                    key: name.clone(),
+                };
+                let partition = self.partition(&key);
+                let hash = || self.hash_of(&key, entry);
+                wanted
+                    .contains(&partition)
+                    .then(hash)
+                    .map(|hash| (partition, key, hash))
+            })
+        })
+    }
+
+    /// Returns an entry, or that it is gone; `None` when nothing is known of it.
+    #[must_use]
+    pub fn record(&self, now: Instant, key: &EntryKey) -> Option<EntryRecord> {
+        let entry = self
+            .tables
+            .table(&key.table)
+            .and_then(|table| table.entry(now, &key.key));
+        if let Some(entry) = entry {
+            return Some(EntryRecord {
+                value: Some(entry.value.clone()),
+                write: entry.stamp,
+                remaining: entry.expires.map(|at| at.saturating_duration_since(now)),
+            });
+        }
+        let gone = self.gone.get(key)?;
+        Some(EntryRecord {
+            value: None,
+            write: gone.write,
+            remaining: None,
+        })
+    }
+
+    /// Returns the hash of a value that is gone, to know it again.
+    #[must_use]
+    pub fn gone_value_hash(&self, key: &EntryKey) -> Option<u64> {
+        self.gone.get(key).map(|gone| gone.value_hash)
+    }
+
+    /// Sets a value; in a table that expires its lifetime starts again.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table, it is full, or key or value are too long.
+    pub fn set(
+        &mut self,
+        now: Now,
+        clock: &mut HybridClock,
+        key: &EntryKey,
+        value: Value,
+        by_us: bool,
+    ) -> Result<EntryChanged, EntryError> {
+        let hash_before = self.hash(key);
+        let stamp = clock.stamp(now, self.written(key));
+        let table = self
+            .tables
+            .table_mut(&key.table)
+            .ok_or(EntryError::NoTable)?;
+        // Every node lets a Kamailio node's write last for the table's lifetime from its receipt.
+        let mark = match (by_us, table.definition().autoexpire) {
+            (true, Some(lifetime)) => now.wall.saturating_add(lifetime.as_millis() as u64),
+            _ => 0,
+        };
+        table.set(now.monotonic, &key.key, value, Write { stamp, mark })?;
+        self.gone.remove(key);
+        Ok(self.changed(key, hash_before))
+    }
+
+    /// Sets when an entry ends, in seconds from now; 0 or less: never. `None` when there is no such
+    /// entry, or its table does not expire.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table.
+    pub fn set_expire(
+        &mut self,
+        now: Now,
+        clock: &mut HybridClock,
+        key: &EntryKey,
+        seconds: i64,
+        by_us: bool,
+    ) -> Result<Option<EntryChanged>, EntryError> {
+        let hash_before = self.hash(key);
+        let stamp = clock.stamp(now, self.written(key));
+        let table = self
+            .tables
+            .table_mut(&key.table)
+            .ok_or(EntryError::NoTable)?;
+        let mark = match by_us {
+            true => now.wall.saturating_add_signed(seconds.saturating_mul(1000)),
+            false => seconds.unsigned_abs() | 1 << 63,
+        };
+        let write = Write { stamp, mark };
+        if !table.set_expire(now.monotonic, &key.key, seconds, write) {
+            return Ok(None);
+        }
+        Ok(Some(self.changed(key, hash_before)))
+    }
+
+    /// Deletes a key; `None` when it was not there, which is remembered all the same.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table.
+    pub fn delete(
+        &mut self,
+        now: Now,
+        clock: &mut HybridClock,
+        key: &EntryKey,
+    ) -> Result<Option<EntryChanged>, EntryError> {
+        if self.tables.table(&key.table).is_none() {
+            return Err(EntryError::NoTable);
+        }
+        let stamp = clock.stamp(now, self.written(key));
+        Ok(self.bury(now.monotonic, key, Write { stamp, mark: 0 }))
+    }
+
+    /// Deletes the keys that match, or all of a table.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table.
+    pub fn delete_matching(
+        &mut self,
+        now: Now,
+        clock: &mut HybridClock,
+        table: &[u8],
+        pattern: Option<(By, &Pattern)>,
+    ) -> Result<Vec<EntryChanged>, EntryError> {
+        let found = self.tables.table(table).ok_or(EntryError::NoTable)?;
+        let keys: Vec<Bytes> = found
+            .iter(now.monotonic)
+            .filter(|(key, entry)| {
+                pattern.is_none_or(|(by, pattern)| pattern.matches(by, key, &entry.value))
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        let table = Bytes::copy_from_slice(table);
+        let mut changes = Vec::new();
+        for key in keys {
+            let key = EntryKey {
+                table: table.clone(),
+                key,
+            };
+            changes.extend(self.delete(now, clock, &key)?);
+        }
+        Ok(changes)
+    }
+
+    /// Merges what another node wrote.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table, it is full, or key or value are too long.
+    pub fn merge(
+        &mut self,
+        now: Instant,
+        key: &EntryKey,
+        record: EntryRecord,
+    ) -> Result<Option<EntryChanged>, EntryError> {
+        if self.tables.table(&key.table).is_none() {
+            return Err(EntryError::NoTable);
+        }
+        if self
+            .gone
+            .get(key)
+            .is_some_and(|gone| gone.write >= record.write)
+        {
+            return Ok(None);
+        }
+        let Some(value) = record.value else {
+            let written = self.written(key);
+            return Ok(match written < record.write.stamp {
+                true => self.bury(now, key, record.write),
+                false => None,
+            });
+        };
+        let hash_before = self.hash(key);
+        let entry = Entry {
+            value,
+            expires: record.remaining.map(|remaining| now + remaining),
+            stamp: record.write,
+        };
+        let table = self
+            .tables
+            .table_mut(&key.table)
+            .ok_or(EntryError::NoTable)?;
+        match table.merge(&key.key, entry) {
+            Ok(Merged::Taken) => {
+                self.gone.remove(key);
+                Ok(Some(self.changed(key, hash_before)))
+            }
+            Ok(Merged::Kept) => Ok(None),
+            Err(error) => {
+                self.refused += 1;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Removes the entries whose time has come. What ended cannot come back by its old write.
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<EntryChanged> {
+        let mut changes = Vec::new();
+        for Expired { table, key, entry } in self.tables.handle_timeout(now) {
+            let key = EntryKey { table, key };
+            let gone = Gone {
+                write: entry.stamp,
+                since: now,
+                value_hash: self.value_hash(&entry.value),
+            };
+            let hash_before = match self.is_replicated(&key.table) {
+                true => self.hash_of(&key, &entry),
+                false => 0,
+            };
+            self.gone.insert(key.clone(), gone);
+            changes.push(EntryChanged {
+                key,
+                hash_before,
+                hash: 0,
+            });
+        }
+        changes
+    }
+
+    /// Returns when an entry ends next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.tables.poll_timeout()
+    }
+
+    /// Forgets keys that are gone as `may_forget` says of the moment since when.
+    pub(crate) fn forget(&mut self, may_forget: impl Fn(Instant) -> bool) {
+        self.gone.retain(|_, gone| !may_forget(gone.since));
+    }
+
+    fn bury(&mut self, now: Instant, key: &EntryKey, write: Write) -> Option<EntryChanged> {
+        let hash_before = self.hash(key);
+        let removed = self.tables.table_mut(&key.table)?.delete(&key.key);
+        let gone = Gone {
+            write,
+            since: now,
+            value_hash: removed.map_or(0, |entry| self.value_hash(&entry.value)),
+        };
+        self.gone.insert(key.clone(), gone);
+        Some(EntryChanged {
+            key: key.clone(),
+            hash_before,
+            hash: 0,
+        })
+    }
+
+    /// Returns the stamp of what is known of a key.
+    fn written(&self, key: &EntryKey) -> Stamp {
+        let gone = self.gone.get(key).map(|gone| gone.write.stamp);
+        let table = self.tables.table(&key.table);
+        let entry = table.and_then(|table| table.stored(&key.key));
+        gone.max(entry.map(|entry| entry.stamp.stamp))
+            .unwrap_or_default()
+    }
+
+    fn changed(&self, key: &EntryKey, hash_before: u128) -> EntryChanged {
+        EntryChanged {
+            hash: self.hash(key),
+            key: key.clone(),
+            hash_before,
+        }
+    }
+
+    /// Returns the hash of what is stored under a key, expired or not, or 0.
+    fn hash(&self, key: &EntryKey) -> u128 {
+        match self.tables.table(&key.table) {
+            Some(table) if table.definition().replicate => table
+                .stored(&key.key)
+                .map_or(0, |entry| self.hash_of(key, entry)),
+            _ => 0,
+        }
+    }
+
+    fn hash_of(&self, key: &EntryKey, entry: &Entry<Write>) -> u128 {
+        let mut hasher = SipHasher128::new_with_key(&self.cell_key);
+        for text in [&key.table, &key.key] {
+            hasher.write(&(text.len() as u64).to_le_bytes());
+            hasher.write(text);
+        }
+        write_value(&mut hasher, &entry.value);
+        hasher.write(&entry.stamp.mark.to_le_bytes());
+        hasher.finish128().as_u128()
+    }
+
+    /// Returns a hash of a value alone.
+    #[must_use]
+    pub fn value_hash(&self, value: &Value) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.cell_key);
+        write_value(&mut hasher, value);
+        hasher.finish()
+    }
+}
+
+fn write_value(hasher: &mut impl Hasher, value: &Value) {
+    match value {
+        Value::Int(number) => {
+            hasher.write(&[0]);
+            hasher.write(&number.to_le_bytes());
+        }
+        Value::Text(text) => {
+            hasher.write(&[2]);
+            hasher.write(&(text.len() as u64).to_le_bytes());
+            hasher.write(text);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Routers that share dialogs and tables: records that are merged, never overwritten.
+//!
+//! Sans-IO. docs/replication.md says what is told to whom and who is right.
+
+mod clock;
+mod dialogs;
+mod digest;
+mod entries;
+mod observation;
+mod record;
+mod replica;
+
+pub use clock::{AHEAD_MAX, HybridClock, Now, Stamp, node_number};
+pub use dialogs::{Changed, Dialogs, DialogsConfig, Held};
+pub use digest::{Digests, PARTITIONS};
+pub use entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord, Write};
+pub use observation::{LegSeen, Observation, Observed};
+pub use record::{
+    Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Profile, Profiles,
+    Text, Variable,
+};
+pub use replica::{
+    Change, Key, Origin, Record, Replica, TOMBSTONE_MAX, TOMBSTONE_MIN, TOMBSTONES_MAX,
+};

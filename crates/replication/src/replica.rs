@@ -1,0 +1,495 @@
+//! Everything that one node holds of its cell: dialogs, tables, the sums over both, the tombstones.
+//!
+//! Every change passes [`Replica::note`], so that the sums are right after every step and whoever has
+//! to tell others hears of each change once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use htable::{By, Definition, Pattern, Value};
+
+use crate::clock::{HybridClock, Now, node_number};
+use crate::dialogs::{Changed, Dialogs, DialogsConfig};
+use crate::digest::Digests;
+use crate::entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord};
+use crate::observation::Observation;
+use crate::record::{DialogKey, DialogRecord, DialogState, Text};
+
+/// The least time that the dead are remembered: a Kamailio node's last retransmission comes 27.5 s
+/// after the first, and our own word to it is repeated after 32 s.
+pub const TOMBSTONE_MIN: Duration = Duration::from_secs(64);
+
+/// The most time, when a member of the cell cannot be asked whether it knows.
+pub const TOMBSTONE_MAX: Duration = Duration::from_secs(3600);
+
+/// How many of the dead are remembered; at the limit the longest dead are forgotten early, counted.
+pub const TOMBSTONES_MAX: usize = 200_000;
+
+/// How often tombstones are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How many partitions a sweep recomputes: all of them within 64 s.
+const SCRUBBED: usize = 4;
+
+/// Names a thing that is replicated.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// A dialog.
+    Dialog(DialogKey),
+    /// An entry of a table.
+    Entry(EntryKey),
+}
+
+/// What is known of a key, for another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A dialog, and how long it lasts from now.
+    Dialog(Box<DialogRecord>, Duration),
+    /// An entry.
+    Entry(EntryRecord),
+}
+
+/// Who changed something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// This node: others have to be told.
+    Local,
+    /// A Tandem node, which tells everybody itself.
+    Tandem(SocketAddr),
+    /// A Kamailio node, which tells everybody itself.
+    Stock(SocketAddr),
+}
+
+/// One change, to be told and to be watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What changed.
+    pub key: Key,
+    /// Who changed it.
+    pub origin: Origin,
+    /// For a dialog: its state before; `None` when it is new.
+    pub before: Option<DialogState>,
+}
+
+/// What one node holds of its cell.
+#[derive(Debug)]
+pub struct Replica {
+    own: SocketAddr,
+    clock: HybridClock,
+    dialogs: Dialogs,
+    entries: Entries,
+    digests: Digests,
+    changes: VecDeque<Change>,
+    /// Dialogs that are over, in the order of their end.
+    ended: VecDeque<(Instant, DialogKey)>,
+    /// For each Tandem member of the cell: when the last round with it began that found no difference.
+    clean_since: BTreeMap<SocketAddr, Option<Instant>>,
+    sweep_at: Option<Instant>,
+    scrub: usize,
+    flipped: u64,
+    forgotten_early: u64,
+}
+
+impl Replica {
+    /// Creates an empty replica for the node whose DMQ address is `own`.
+    #[must_use]
+    pub fn new(own: SocketAddr, cell_key: [u8; 16], config: DialogsConfig) -> Self {
+        Self {
+            own,
+            clock: HybridClock::new(node_number(own)),
+            dialogs: Dialogs::new(own, cell_key, config),
+            entries: Entries::new(cell_key),
+            digests: Digests::default(),
+            changes: VecDeque::new(),
+            ended: VecDeque::new(),
+            clean_since: BTreeMap::new(),
+            sweep_at: None,
+            scrub: 0,
+            flipped: 0,
+            forgotten_early: 0,
+        }
+    }
+
+    /// Sets the Tandem members of the cell, this node not among them.
+    pub fn set_members(&mut self, others: &BTreeSet<SocketAddr>) {
+        self.clean_since.retain(|member, _| others.contains(member));
+        for member in others {
+            self.clean_since.entry(*member).or_insert(None);
+        }
+        let all = others.iter().copied().chain([self.own]);
+        self.dialogs.set_members(all.collect());
+    }
+
+    /// Returns this node's DMQ address.
+    #[must_use]
+    pub fn own(&self) -> SocketAddr {
+        self.own
+    }
+
+    /// Returns the dialogs.
+    #[must_use]
+    pub fn dialogs(&self) -> &Dialogs {
+        &self.dialogs
+    }
+
+    /// Returns the tables.
+    #[must_use]
+    pub fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    /// Returns the sums over both.
+    #[must_use]
+    pub fn digests(&self) -> &Digests {
+        &self.digests
+    }
+
+    /// Returns how many partitions were found whose sum was not that of their records.
+    #[must_use]
+    pub fn flipped(&self) -> u64 {
+        self.flipped
+    }
+
+    /// Returns how many tombstones were forgotten before every member was known to know.
+    #[must_use]
+    pub fn forgotten_early(&self) -> u64 {
+        self.forgotten_early
+    }
+
+    /// Returns the next change.
+    pub fn poll_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
+    }
+
+    /// Makes a record of what this router saw.
+    pub fn observe(&mut self, now: Now, seen: Observation) {
+        let changed = self.dialogs.observe(now, &mut self.clock, seen);
+        self.note_dialog(now, changed, Origin::Local);
+    }
+
+    /// Sets or deletes a variable of a dialog; tells whether that changed something.
+    pub fn set_variable(
+        &mut self,
+        now: Now,
+        key: &DialogKey,
+        name: &[u8],
+        value: Option<Text>,
+    ) -> bool {
+        let changed = self
+            .dialogs
+            .set_variable(now, &mut self.clock, key, name, value);
+        let is_changed = changed.is_some();
+        self.note_dialog(now, changed, Origin::Local);
+        is_changed
+    }
+
+    /// Returns a new stamp for what a Kamailio node wrote over `over`, at its receipt.
+    pub fn stamp(&mut self, now: Now, over: crate::Stamp) -> crate::Stamp {
+        self.clock.stamp(now, over)
+    }
+
+    /// Merges what another node wrote of a dialog; tells whether that changed something.
+    pub fn merge_dialog(
+        &mut self,
+        now: Now,
+        key: DialogKey,
+        record: DialogRecord,
+        remaining: Duration,
+        origin: Origin,
+    ) -> bool {
+        self.clock.observe(now, record.stamp());
+        let changed = self.dialogs.merge(now, key, record, remaining);
+        let is_changed = changed.is_some();
+        self.note_dialog(now, changed, origin);
+        is_changed
+    }
+
+    /// Makes or changes a table.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`htable::Tables::define`].
+    pub fn define(&mut self, definition: Definition) -> Result<(), htable::DefineError> {
+        self.entries.define(definition)
+    }
+
+    /// Removes a table with everything in it; no other node is told.
+    pub fn undefine(&mut self, name: &[u8]) {
+        for gone in self.entries.undefine(name) {
+            let partition = self.entries.partition(&gone.key);
+            self.digests.replace(partition, gone.hash_before, 0);
+        }
+    }
+
+    /// Sets a value.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table, it is full, or key or value are too long.
+    pub fn set(
+        &mut self,
+        now: Now,
+        key: &EntryKey,
+        value: Value,
+        origin: Origin,
+    ) -> Result<(), EntryError> {
+        let by_us = origin == Origin::Local;
+        let changed = self.entries.set(now, &mut self.clock, key, value, by_us)?;
+        self.note_entry(changed, origin);
+        Ok(())
+    }
+
+    /// Sets when an entry ends, in seconds from now, 0 or less for never; tells whether there is such
+    /// an entry in a table that expires.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table.
+    pub fn set_expire(
+        &mut self,
+        now: Now,
+        key: &EntryKey,
+        seconds: i64,
+        origin: Origin,
+    ) -> Result<bool, EntryError> {
+        let by_us = origin == Origin::Local;
+        let changed = self
+            .entries
+            .set_expire(now, &mut self.clock, key, seconds, by_us)?;
+        let is_changed = changed.is_some();
+        changed
+            .into_iter()
+            .for_each(|changed| self.note_entry(changed, origin));
+        Ok(is_changed)
+    }
+
+    /// Deletes a key.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table.
+    pub fn delete(&mut self, now: Now, key: &EntryKey, origin: Origin) -> Result<(), EntryError> {
+        let changed = self.entries.delete(now, &mut self.clock, key)?;
+        changed
+            .into_iter()
+            .for_each(|changed| self.note_entry(changed, origin));
+        Ok(())
+    }
+
+    /// Deletes the keys of a table that match, or all of them; returns how many.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table.
+    pub fn delete_matching(
+        &mut self,
+        now: Now,
+        table: &[u8],
+        pattern: Option<(By, &Pattern)>,
+        origin: Origin,
+    ) -> Result<usize, EntryError> {
+        let changes = self
+            .entries
+            .delete_matching(now, &mut self.clock, table, pattern)?;
+        let count = changes.len();
+        changes
+            .into_iter()
+            .for_each(|changed| self.note_entry(changed, origin));
+        Ok(count)
+    }
+
+    /// Merges what another node wrote; tells whether that changed something.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such table here, or no room.
+    pub fn merge(
+        &mut self,
+        now: Now,
+        key: &Key,
+        record: Record,
+        origin: Origin,
+    ) -> Result<bool, EntryError> {
+        match (key, record) {
+            (Key::Dialog(key), Record::Dialog(record, remaining)) => {
+                Ok(self.merge_dialog(now, key.clone(), *record, remaining, origin))
+            }
+            (Key::Entry(key), Record::Entry(record)) => {
+                self.clock.observe(now, record.write.stamp);
+                let changed = self.entries.merge(now.monotonic, key, record)?;
+                let is_changed = changed.is_some();
+                changed
+                    .into_iter()
+                    .for_each(|changed| self.note_entry(changed, origin));
+                Ok(is_changed)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Returns what is known of a key, also that it is over or gone; `None` when nothing is.
+    #[must_use]
+    pub fn record(&self, now: Instant, key: &Key) -> Option<Record> {
+        match key {
+            Key::Dialog(key) => {
+                let held = self.dialogs.dialog(key)?;
+                let remaining = held.at.saturating_duration_since(now);
+                Some(Record::Dialog(Box::new(held.record.clone()), remaining))
+            }
+            Key::Entry(key) => self.entries.record(now, key).map(Record::Entry),
+        }
+    }
+
+    /// Returns the partition of a key, the same on every node of the cell.
+    #[must_use]
+    pub fn partition(&self, key: &Key) -> u8 {
+        match key {
+            Key::Dialog(key) => self.dialogs.partition(&key.call_id),
+            Key::Entry(key) => self.entries.partition(key),
+        }
+    }
+
+    /// Returns the living keys of some partitions with their hashes, each list in key order.
+    #[must_use]
+    pub fn keys(&self, wanted: &BTreeSet<u8>) -> BTreeMap<u8, Vec<(Key, u128)>> {
+        let mut keys: BTreeMap<u8, Vec<(Key, u128)>> = wanted
+            .iter()
+            .map(|partition| (*partition, Vec::new()))
+            .collect();
+        for (partition, list) in &mut keys {
+            let dialogs = self.dialogs.partition_iter(*partition);
+            let living = dialogs.filter(|(_, held)| !held.record.is_ended());
+            list.extend(living.map(|(key, held)| (Key::Dialog(key.clone()), held.hash)));
+        }
+        for (partition, key, hash) in self.entries.iter(wanted) {
+            keys.entry(partition)
+                .or_default()
+                .push((Key::Entry(key), hash));
+        }
+        keys
+    }
+
+    /// Takes note that a round of comparing with a member, begun at `began`, found no difference: it
+    /// knows of everything that had ended by then.
+    pub fn compared_clean(&mut self, member: SocketAddr, began: Instant) {
+        if let Some(since) = self.clean_since.get_mut(&member) {
+            *since = (*since).max(Some(began));
+        }
+    }
+
+    /// Ends what has reached its deadline, forgets tombstones, recomputes some sums.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(changed) = self.dialogs.handle_timeout(now, &mut self.clock) {
+            self.note_dialog(now, Some(changed), Origin::Local);
+        }
+        for expired in self.entries.handle_timeout(now.monotonic) {
+            let partition = self.entries.partition(&expired.key);
+            self.digests.replace(partition, expired.hash_before, 0);
+        }
+        let due = self.sweep_at.is_none_or(|at| at <= now.monotonic);
+        if due {
+            self.sweep(now.monotonic);
+            self.scrub();
+            self.sweep_at = Some(now.monotonic + SWEEP);
+        }
+    }
+
+    /// Returns when `handle_timeout` is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let parts = [
+            self.dialogs.poll_timeout(),
+            self.entries.poll_timeout(),
+            self.sweep_at,
+        ];
+        parts.into_iter().flatten().min()
+    }
+
+    /// Recomputes every sum from the records; returns in how many partitions it was wrong, and
+    /// rights them.
+    pub fn verify(&mut self) -> usize {
+        self.verify_partitions((0..=u8::MAX).collect())
+    }
+
+    fn verify_partitions(&mut self, wanted: BTreeSet<u8>) -> usize {
+        let mut wrong = 0;
+        for partition in &wanted {
+            let dialogs = self.dialogs.rehash(*partition);
+            wrong += usize::from(dialogs);
+        }
+        for (partition, keys) in self.keys(&wanted) {
+            let sum = keys
+                .iter()
+                .fold(0u128, |sum, (_, hash)| sum.wrapping_add(*hash));
+            let kept = self.digests.partitions()[usize::from(partition)];
+            if sum != kept {
+                self.digests.replace(partition, kept, sum);
+                wrong += 1;
+            }
+        }
+        self.flipped += wrong as u64;
+        wrong
+    }
+
+    fn scrub(&mut self) {
+        let wanted = (0..SCRUBBED).map(|step| ((self.scrub + step) % 256) as u8);
+        let wanted = wanted.collect();
+        self.scrub = (self.scrub + SCRUBBED) % 256;
+        self.verify_partitions(wanted);
+    }
+
+    /// Forgets the dead of whom every member knows.
+    fn sweep(&mut self, now: Instant) {
+        let known_since = self.clean_since.values().copied().min();
+        let everybody_knows = |since: Instant| match known_since {
+            None => true,
+            Some(clean) => clean.is_some_and(|clean| clean > since),
+        };
+        let old = |since: Instant, age: Duration| now.saturating_duration_since(since) >= age;
+        let may_forget = |since: Instant| {
+            old(since, TOMBSTONE_MIN) && everybody_knows(since) || old(since, TOMBSTONE_MAX)
+        };
+        while let Some((since, key)) = self.ended.front() {
+            let crowded = self.ended.len() > TOMBSTONES_MAX;
+            if !may_forget(*since) && !crowded {
+                break;
+            }
+            self.forgotten_early += u64::from(!everybody_knows(*since));
+            self.dialogs.forget(key);
+            self.ended.pop_front();
+        }
+        self.entries.forget(may_forget);
+    }
+
+    fn note_dialog(&mut self, now: Now, changed: Option<Changed>, origin: Origin) {
+        let Some(changed) = changed else { return };
+        let Some(held) = self.dialogs.dialog(&changed.key) else {
+            return;
+        };
+        let partition = self.dialogs.partition(&changed.key.call_id);
+        self.digests
+            .replace(partition, changed.hash_before, held.hash);
+        if held.record.is_ended() && changed.before != Some(DialogState::Ended) {
+            self.ended.push_back((now.monotonic, changed.key.clone()));
+        }
+        self.changes.push_back(Change {
+            key: Key::Dialog(changed.key),
+            origin,
+            before: changed.before,
+        });
+    }
+
+    fn note_entry(&mut self, changed: EntryChanged, origin: Origin) {
+        let partition = self.entries.partition(&changed.key);
+        self.digests
+            .replace(partition, changed.hash_before, changed.hash);
+        if self.entries.is_replicated(&changed.key.table) {
+            self.changes.push_back(Change {
+                key: Key::Entry(changed.key),
+                origin,
+                before: None,
+            });
+        }
+    }
+}
