@@ -1,7 +1,8 @@
 //! Call flows through a whole fabric.
 //!
 //! [`text`] runs the scripts beside this file; [`deaths`] lets a router die at every point in every
-//! way, [`crowd`] amid many calls; [`forged`] has a carrier that lies.
+//! way, [`crowd`] amid many calls; [`forged`] has a carrier that lies; [`places`] is about where routers
+//! send requests.
 
 #![allow(
     clippy::print_stdout,
@@ -12,4 +13,5 @@
 mod crowd;
 mod deaths;
 mod forged;
+mod places;
 mod text;

@@ -14,6 +14,7 @@ use control::view::{
 use element::Sharded;
 use sim::{Arrival, HostId, Link, World};
 use sip::{DialogConfig, ProxyConfig, TimerConfig};
+use tandem_router::Egress;
 use user_agent::{
     CallId, CallPlan, CallRecord, CalleeRecord, Carrier, CarrierConfig, Ipbx, IpbxConfig,
 };
@@ -31,6 +32,10 @@ pub struct FabricConfig {
     pub carriers: usize,
     /// IPBXs, 1 to 9. Called numbers that begin with `1` go to the first, with `2` to the second.
     pub ipbxs: usize,
+    /// Whether each route goes on to the next IPBX when its own fails.
+    pub serial: bool,
+    /// How requests leave the routers.
+    pub egress: Egress,
     /// Whether the SBC has one address for carriers and IPBXs and another for routers.
     pub two_sides: bool,
     /// The network.
@@ -44,6 +49,8 @@ impl Default for FabricConfig {
             routers: 2,
             carriers: 1,
             ipbxs: 1,
+            serial: false,
+            egress: Egress::default(),
             two_sides: false,
             link: Link::default(),
         }
@@ -115,7 +122,8 @@ impl Fabric {
         let mut routers = Vec::new();
         for number in 1..=config.routers {
             let address = address(0, 10 + number);
-            let element = new_router(address, config.seed + 100 * number as u64);
+            let seed = config.seed + 100 * number as u64;
+            let element = new_router(address, config.egress, seed);
             let host = world.add_element(&format!("R{number}"), &[address], element.clone());
             routers.push(RouterHandle {
                 host,
@@ -320,7 +328,7 @@ impl Fabric {
         let router = &mut self.routers[index];
         router.incarnation += 1;
         let seed = self.config.seed + 100 * index as u64 + 10_000 * router.incarnation;
-        router.element = new_router(router.address, seed);
+        router.element = new_router(router.address, self.config.egress, seed);
         self.world.restart(router.host, router.element.clone());
     }
 
@@ -362,6 +370,11 @@ impl Fabric {
             incarnation: 1,
             ..member("sbc-1", MemberKind::Sbc, outside.ip())
         };
+        let place = |number: usize| RouteResult {
+            next_hop: NextHop::Uri(format!("sip:{}", address(2, number))),
+            request_uri: None,
+            headers: vec![],
+        };
         let route = |number: usize| Route {
             id: format!("ipbx-{number}"),
             priority: 0,
@@ -369,11 +382,10 @@ impl Fabric {
                 called_prefix: number.to_string(),
                 ..RouteMatch::default()
             },
-            results: vec![RouteResult {
-                next_hop: NextHop::Uri(format!("sip:{}", address(2, number))),
-                request_uri: None,
-                headers: vec![],
-            }],
+            results: match self.config.serial && number < self.config.ipbxs {
+                true => vec![place(number), place(number + 1)],
+                false => vec![place(number)],
+            },
         };
         View {
             generation: 1,
@@ -431,10 +443,7 @@ fn dialogs() -> DialogConfig {
 }
 
 fn new_sbc(listen: &Arc<[SocketAddr]>, seed: u64) -> Arc<SbcElement> {
-    let allow = [1, 2].map(|net| Network {
-        address: IpAddr::from([127, 0, net, 0]),
-        prefix_bits: 24,
-    });
+    let allow = [1, 2].map(net);
     let node = tandem_sbc::Node::new(listen.clone(), Arc::new(allow), seed);
     let shards = (0..SHARDS)
         .map(|n| tandem_sbc::Shard::new(proxy(listen, 210), dialogs(), seed * 7 + n as u64));
@@ -442,9 +451,22 @@ fn new_sbc(listen: &Arc<[SocketAddr]>, seed: u64) -> Arc<SbcElement> {
     Arc::new(Sharded::new(shards.collect(), node, view, [3; 16]))
 }
 
-fn new_router(address: SocketAddr, seed: u64) -> Arc<RouterElement> {
+/// The network that carriers (1) or IPBXs (2) live in.
+fn net(number: u8) -> Network {
+    Network {
+        address: IpAddr::from([127, 0, number, 0]),
+        prefix_bits: 24,
+    }
+}
+
+fn new_router(address: SocketAddr, egress: Egress, seed: u64) -> Arc<RouterElement> {
     let listen: Arc<[SocketAddr]> = Arc::new([address]);
-    let node = tandem_router::Node::new(listen.clone(), Arc::new([]), seed);
+    // What routers send straight to IPBXs, these answer within the dialog themselves.
+    let allow: Arc<[Network]> = match egress {
+        Egress::Sbc => Arc::new([]),
+        Egress::Direct => Arc::new([net(2)]),
+    };
+    let node = tandem_router::Node::new(listen.clone(), allow, seed).with_egress(egress);
     let shards = (0..SHARDS)
         .map(|n| tandem_router::Shard::new(proxy(&listen, 200), dialogs(), seed * 7 + n as u64));
     let view = Arc::new(node.view());

@@ -108,6 +108,7 @@ pub fn is_check(matches: &ArgMatches) -> bool {
 pub struct Settings {
     given: BTreeMap<&'static str, (String, Source)>,
     effective: Vec<(&'static str, String, Source)>,
+    notes: BTreeMap<&'static str, &'static str>,
     mistakes: Vec<String>,
 }
 
@@ -255,6 +256,11 @@ impl Settings {
         self.mistakes.push(format!("{source}: {key}: {reason}"));
     }
 
+    /// Says beside a value what an operator should know of it.
+    pub fn note(&mut self, key: &'static str, note: &'static str) {
+        self.notes.insert(key, note);
+    }
+
     /// Ends the reading: the values that are in force, or all mistakes.
     ///
     /// # Errors
@@ -262,7 +268,10 @@ impl Settings {
     /// Every mistake of every source.
     pub fn finish(self) -> Result<Effective, Mistakes> {
         if self.mistakes.is_empty() {
-            Ok(Effective(self.effective))
+            Ok(Effective {
+                values: self.effective,
+                notes: self.notes,
+            })
         } else {
             Err(Mistakes(self.mistakes))
         }
@@ -271,22 +280,29 @@ impl Settings {
 
 /// The settings in force, for `--check` and for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effective(Vec<(&'static str, String, Source)>);
+pub struct Effective {
+    values: Vec<(&'static str, String, Source)>,
+    notes: BTreeMap<&'static str, &'static str>,
+}
 
 impl Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = self
-            .0
+            .values
             .iter()
-            .map(|(key, value, source)| (format!("{key} = {value:?}"), source));
+            .map(|(key, value, source)| (key, format!("{key} = {value:?}"), source));
         let lines: Vec<_> = lines.collect();
         let width = lines
             .iter()
-            .map(|(line, _)| line.len())
+            .map(|(_, line, _)| line.len())
             .max()
             .unwrap_or_default();
-        for (line, source) in lines {
-            writeln!(f, "{line:width$}  # {source}")?;
+        for (key, line, source) in lines {
+            write!(f, "{line:width$}  # {source}")?;
+            match self.notes.get(key) {
+                Some(note) => writeln!(f, "; {note}")?,
+                None => writeln!(f)?,
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::egress::Egress;
 use clap::ArgMatches;
 use control::settings::{Effective, Key, Mistakes, Settings, Span, private_face};
 use control::view::Network;
@@ -51,6 +52,10 @@ const KEYS: &[Key] = &[
         "Networks that may send SIP besides the cluster's members [default: none]",
     ),
     Key::new(
+        "sip.egress",
+        "How requests leave a router: sbc (back to where they came from) or direct [default: sbc]",
+    ),
+    Key::new(
         "dmq.listen",
         "Where the bus of the cell is spoken, at `address` [default: ADDRESS:5062]",
     ),
@@ -92,6 +97,8 @@ pub struct RoleDefaults {
     pub http_port: u16,
     /// How many SIP addresses it may have.
     pub listen_max: usize,
+    /// Whether it may send requests elsewhere than back to the SBC.
+    pub egress: bool,
     /// Port of the bus; `None` for a role that replicates nothing.
     pub dmq_port: Option<u16>,
     /// Name of the file for call records; `None` for a role that writes none.
@@ -102,6 +109,7 @@ pub struct RoleDefaults {
 #[must_use]
 pub fn keys(defaults: &RoleDefaults) -> Vec<Key> {
     let has = |key: &&Key| match key.name.split_once('.') {
+        Some(("sip", "egress")) => defaults.egress,
         Some(("dmq", _)) => defaults.dmq_port.is_some(),
         Some(("records", _)) => defaults.records.is_some(),
         Some(_) | None => true,
@@ -143,6 +151,8 @@ pub struct HostConfig {
     pub listen: Vec<SocketAddr>,
     /// Who may send besides members.
     pub allow: Vec<Network>,
+    /// How requests leave; only a router has a choice.
+    pub egress: Egress,
     /// The bus of the cell; only a router has one.
     pub dmq: Option<DmqConfig>,
     /// Where call records are written; only a router writes them.
@@ -219,6 +229,13 @@ impl HostConfig {
                 "is the wildcard: name the address that stands in Via and Record-Route",
             );
         }
+        let egress = match defaults.egress {
+            true => settings.read("sip.egress", Egress::default()),
+            false => Egress::default(),
+        };
+        if let Some(note) = egress.note() {
+            settings.note("sip.egress", note);
+        }
         let dmq = defaults
             .dmq_port
             .map(|port| DmqConfig::read(&mut settings, SocketAddr::new(address, port), &listen));
@@ -248,6 +265,7 @@ impl HostConfig {
             shards,
             state_dir,
             listen,
+            egress,
             dmq,
             records,
         };
@@ -306,6 +324,7 @@ mod tests {
         grpc_port: 7401,
         http_port: 7481,
         listen_max: 1,
+        egress: true,
         dmq_port: Some(5062),
         records: Some("calls.jsonl"),
     };
@@ -314,6 +333,7 @@ mod tests {
         grpc_port: 7402,
         http_port: 7482,
         listen_max: 2,
+        egress: false,
         dmq_port: None,
         records: None,
     };
@@ -322,6 +342,20 @@ mod tests {
         let mut settings = Settings::default();
         settings.add_file(&keys(role), Path::new("t"), file);
         HostConfig::read(role, settings)
+    }
+
+    #[test]
+    fn a_router_that_sends_past_the_sbc_is_told_what_fails_over_then() {
+        let (config, effective) = read(&ROUTER, "sip.egress = 'direct'").unwrap();
+        assert_eq!(config.egress, Egress::Direct);
+        let told = "sip.egress = \"direct\"";
+        let printed = effective.to_string();
+        let line = printed.lines().find(|line| line.starts_with(told)).unwrap();
+        assert!(
+            line.ends_with("; only first requests and carrier-side in-dialog requests fail over")
+        );
+        assert!(read(&SBC, "sip.egress = 'direct'").is_err());
+        assert!(read(&ROUTER, "sip.egress = 'both'").is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod config;
+mod egress;
 mod handle;
 mod metrics;
 mod owners;
@@ -10,6 +11,7 @@ mod process;
 
 pub use addresses::{ADDRESSES_MAX, Addresses, KEPT_FOR, PastMember};
 pub use config::{DmqConfig, HostConfig, RoleDefaults, keys};
+pub use egress::Egress;
 pub use handle::Handle;
 pub use owners::Owners;
 pub use process::{Figure, Host, Role, command, main, run};

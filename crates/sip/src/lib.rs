@@ -11,6 +11,7 @@ pub mod context;
 pub mod dialog;
 pub mod drops;
 pub mod options;
+pub mod private;
 pub mod proxy;
 pub mod route;
 pub mod server_invite;

@@ -1,10 +1,11 @@
 //! The route decision: rules by priority, each with the places to try one after the other.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use control::view::{self as registry, DestinationSet, NextHop, RouteMatch};
+use host::Egress;
 use sip_types::{Message, Uri};
 
 /// One place to try.
@@ -12,6 +13,8 @@ use sip_types::{Message, Uri};
 pub struct Hop {
     /// Goes into `X-Destination-URI`.
     pub uri: Box<str>,
+    /// Where the request is sent straight to; back to its SBC when absent.
+    pub direct: Option<SocketAddr>,
     /// The new Request-URI; as it came when absent.
     pub request_uri: Option<Box<str>>,
     /// Headers to add.
@@ -25,6 +28,7 @@ enum Step {
     Hop(Hop),
     Set {
         id: String,
+        egress: Egress,
         request_uri: Option<Box<str>>,
         headers: Arc<[(String, String)]>,
         first_response: Duration,
@@ -47,14 +51,16 @@ pub struct Rules {
 
 impl Rules {
     /// Takes the registry's routes: the highest priority first, equal ones in the order of their ids.
+    ///
+    /// Also returns what is not usable: a router that sends straight to a place needs its address.
     #[must_use]
-    pub fn new(config: &registry::View) -> Self {
+    pub fn new(config: &registry::View, egress: Egress) -> (Self, Vec<String>) {
         let mut routes: Vec<_> = config.routes.iter().collect();
         routes.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.id.cmp(&b.id)));
-        let rule = |route| Rule::new(route, config);
-        Self {
-            rules: routes.into_iter().map(rule).collect(),
-        }
+        let mut unusable = Vec::new();
+        let rule = |route| Rule::new(route, config, egress, &mut unusable);
+        let rules = routes.into_iter().map(rule).collect();
+        (Self { rules }, unusable)
     }
 
     /// Returns where a request goes: the places to try, in order; `turn` counts requests, for round
@@ -88,9 +94,22 @@ impl Rules {
 }
 
 impl Rule {
-    fn new(route: &registry::Route, config: &registry::View) -> Self {
-        let steps = route.results.iter();
-        let steps: Vec<_> = steps.map(|result| Step::new(result, config)).collect();
+    fn new(
+        route: &registry::Route,
+        config: &registry::View,
+        egress: Egress,
+        unusable: &mut Vec<String>,
+    ) -> Self {
+        let mut steps = Vec::new();
+        for result in &route.results {
+            match Step::new(result, config, egress) {
+                Ok(step) => steps.push(step),
+                Err(uri) => unusable.push(format!(
+                    "route {}: no numeric address in {uri}, and egress is direct",
+                    route.id
+                )),
+            }
+        }
         let fixed = steps.iter().map(|step| match step {
             Step::Hop(hop) => Some(hop.clone()),
             Step::Set { .. } => None,
@@ -126,25 +145,36 @@ impl Rule {
 }
 
 impl Step {
-    fn new(result: &registry::RouteResult, config: &registry::View) -> Self {
+    /// # Errors
+    /// The URI that a router which sends straight to it cannot use.
+    fn new<'a>(
+        result: &'a registry::RouteResult,
+        config: &registry::View,
+        egress: Egress,
+    ) -> Result<Self, &'a str> {
         let request_uri = result.request_uri.as_deref().map(Into::into);
         let headers: Arc<[_]> = result.headers.clone().into();
-        match &result.next_hop {
+        Ok(match &result.next_hop {
             NextHop::Uri(uri) => Self::Hop(Hop {
                 uri: uri.as_str().into(),
+                direct: match egress {
+                    Egress::Sbc => None,
+                    Egress::Direct => Some(numeric(uri).ok_or(uri.as_str())?),
+                },
                 request_uri,
                 headers,
                 first_response: DestinationSet::FIRST_RESPONSE,
             }),
             NextHop::Set(id) => Self::Set {
                 id: id.clone(),
+                egress,
                 request_uri,
                 headers,
                 first_response: config
                     .set(id)
                     .map_or(DestinationSet::FIRST_RESPONSE, |set| set.first_response),
             },
-        }
+        })
     }
 
     fn hops(&self, sets: &dispatch::View, call_id: &[u8], turn: usize) -> Vec<Hop> {
@@ -152,6 +182,7 @@ impl Step {
             Self::Hop(hop) => vec![hop.clone()],
             Self::Set {
                 id,
+                egress,
                 request_uri,
                 headers,
                 first_response,
@@ -159,16 +190,24 @@ impl Step {
                 let Some(set) = sets.set(id) else {
                     return vec![];
                 };
-                let hop = |index| Hop {
-                    uri: format!("sip:{}", set.member(index).address).into(),
+                let hop = |address| Hop {
+                    uri: format!("sip:{address}").into(),
+                    direct: (*egress == Egress::Direct).then_some(address),
                     request_uri: request_uri.clone(),
                     headers: headers.clone(),
                     first_response: *first_response,
                 };
-                set.rank(call_id, turn).into_iter().map(hop).collect()
+                let ranking = set.rank(call_id, turn).into_iter();
+                ranking
+                    .map(|index| hop(set.member(index).address))
+                    .collect()
             }
         }
     }
+}
+
+fn numeric(uri: &str) -> Option<SocketAddr> {
+    Uri::parse(uri.as_bytes()).ok()?.socket_addr(5060)
 }
 
 #[cfg(test)]
@@ -252,10 +291,12 @@ mod tests {
                 "sip:us",
             ),
         ];
-        let rules = Rules::new(&registry::View {
+        let config = registry::View {
             routes,
             ..Default::default()
-        });
+        };
+        let (rules, unusable) = Rules::new(&config, Egress::Sbc);
+        assert_eq!(unusable, [""; 0]);
         let to = |uri, sender| decide(&rules, uri, sender).unwrap();
         assert_eq!(
             to("sip:4420@example.org", "127.0.0.1"),

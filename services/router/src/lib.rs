@@ -11,6 +11,8 @@ mod routes;
 mod shard;
 mod view;
 
+pub use host::Egress;
+
 pub use decision::{Hop, Rules};
 pub use node::Node;
 pub use role::Router;

@@ -12,7 +12,7 @@ use dispatch::{
     ProbeSeq, Sets,
 };
 use element::{FlowId, Outbox};
-use host::Owners;
+use host::{Egress, Owners};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use sip::options;
@@ -60,6 +60,13 @@ impl Node {
         }
     }
 
+    /// Lets requests leave another way than back to the SBC.
+    #[must_use]
+    pub fn with_egress(mut self, egress: Egress) -> Self {
+        self.view.egress = egress;
+        self
+    }
+
     /// Returns the view as it is now.
     #[must_use]
     pub fn view(&self) -> View {
@@ -89,7 +96,9 @@ impl Node {
         self.owners.set_members(members.collect());
         self.view.members = Arc::new(self.owners.members().clone());
         self.view.addresses = Arc::new(self.owners.all());
-        self.view.rules = Arc::new(Rules::new(config));
+        let (rules, unusable) = Rules::new(config, self.view.egress);
+        self.view.rules = Arc::new(rules);
+        self.unusable.extend(unusable);
         self.view.ready = true;
         self.configure_sets(now, config);
         self.published = false;

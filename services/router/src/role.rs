@@ -33,6 +33,7 @@ impl Role for Router {
             grpc_port: 7401,
             http_port: 7481,
             listen_max: 1,
+            egress: true,
             dmq_port: Some(5062),
             records: Some("calls.jsonl"),
         }
@@ -48,6 +49,7 @@ impl Role for Router {
             config.allow.clone().into(),
             seed,
         )
+        .with_egress(config.egress)
     }
 
     fn view(node: &Node) -> View {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use control::view::{MemberKind, Network};
+use host::Egress;
 use sip_types::{Message, Uri};
 
 use crate::decision::Rules;
@@ -25,6 +26,8 @@ pub struct View {
     pub addresses: Arc<Addresses>,
     /// Who else may send.
     pub allow: Arc<[Network]>,
+    /// How requests leave.
+    pub egress: Egress,
     /// Our addresses by flow.
     pub listen: Arc<[SocketAddr]>,
     /// No new calls: OPTIONS is answered with 503.
@@ -43,6 +46,7 @@ impl View {
             members: Arc::new(Addresses::new()),
             addresses: Arc::new(Addresses::new()),
             allow,
+            egress: Egress::default(),
             listen,
             draining: false,
             ready: false,
@@ -59,10 +63,11 @@ impl View {
                 .any(|network| network.contains(source.ip()))
     }
 
-    /// Tells whether somebody may send responses to us: also an SBC that is no member any more.
+    /// Tells whether somebody may send responses to us: also an SBC that is no member any more, and
+    /// whoever requests are sent straight to, whom the branch proves.
     #[must_use]
     pub fn may_answer(&self, source: SocketAddr) -> bool {
-        self.allows(source) || self.is_sbc(source)
+        self.allows(source) || self.is_sbc(source) || self.egress == Egress::Direct
     }
 
     fn is_router(&self, address: SocketAddr) -> bool {
@@ -88,6 +93,18 @@ impl View {
             .routes()
             .take_while(|route| route.as_ref().is_ok_and(|route| own(route.uri)))
             .count()
+    }
+
+    /// Returns the address that a request goes to once its first `passed` Routes are taken off: RFC
+    /// 3261 section 16.6 step 7. `None` for a name, and for our own: that would be a loop.
+    #[must_use]
+    pub fn next_hop(&self, message: &Message<'_>, passed: usize) -> Option<SocketAddr> {
+        let uri = match message.routes().nth(passed) {
+            Some(route) => Uri::parse(route.ok()?.uri),
+            None => Uri::parse(message.request_uri()),
+        };
+        let address = uri.ok()?.socket_addr(5060)?;
+        (!self.listen.contains(&address)).then_some(address)
     }
 
     /// Tells whether a response that no transaction here waits for may pass: it came from an SBC, and

@@ -5,27 +5,10 @@
 use std::net::SocketAddr;
 
 use element::FlowId;
+pub(crate) use sip::private::strip;
 use sip_types::{HeaderName, Message, Method, Splice};
 
 use crate::view::{PASS_PARAM, View};
-
-fn is_private(name: HeaderName) -> bool {
-    matches!(
-        name,
-        HeaderName::XDestinationUri
-            | HeaderName::XForwardedFor
-            | HeaderName::XAuthUsername
-            | HeaderName::XAuthPassword
-            | HeaderName::XAuthRealm
-    )
-}
-
-/// Takes off every header that only SBC and routers may say.
-pub(crate) fn strip(edits: &mut Splice, message: &Message<'_>) {
-    for header in message.headers().filter(|header| is_private(header.name())) {
-        edits.remove_header(&header);
-    }
-}
 
 /// Tells the router who sent a request.
 pub(crate) fn add_forwarded_for(edits: &mut Splice, message: &Message<'_>, source: SocketAddr) {

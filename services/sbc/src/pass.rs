@@ -27,6 +27,8 @@ pub(crate) enum Pass {
 pub(crate) struct First {
     /// For a request inside a dialog: the router that record-routed. Its heir takes over from it.
     pub(crate) route: Option<SocketAddr>,
+    /// Its router sends straight on: no second pass comes, and what it answers is the callee's word.
+    pub(crate) direct: bool,
     /// The carrier has cancelled it: nothing new may start for it.
     pub(crate) cancelled: bool,
     /// Routers that are alive and have refused it or kept silent: not asked again.

@@ -35,6 +35,7 @@ impl Role for Sbc {
             grpc_port: 7402,
             http_port: 7482,
             listen_max: 2,
+            egress: false,
             dmq_port: None,
             records: None,
         }

@@ -222,6 +222,15 @@ impl View {
         }
     }
 
+    /// Tells whether the router that the Route behind our own names sends straight on, past us: then
+    /// nothing comes back to us as a second pass.
+    #[must_use]
+    pub fn is_direct_route(&self, message: &Message<'_>, own: usize) -> bool {
+        let route = message.routes().nth(own).and_then(Result::ok);
+        let uri = route.and_then(|route| route.parsed_uri().ok());
+        uri.is_some_and(|uri| uri.params.get("direct").is_some())
+    }
+
     /// Returns where a request goes once its first `passed` Routes are taken off: RFC 3261 section
     /// 16.6 step 7.
     pub(crate) fn next_hop(&self, message: &Message<'_>, passed: usize) -> NextHop {

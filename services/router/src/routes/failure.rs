@@ -5,7 +5,7 @@ use std::time::Instant;
 use sip::{BranchId, ContextId};
 use sip_types::{Message, Splice};
 
-use crate::routes::relay::{name_hop, unname_hop};
+use crate::routes::relay::{name_hop, towards, unname_hop};
 use crate::shard::Shard;
 
 impl Shard {
@@ -22,6 +22,7 @@ impl Shard {
             return false;
         }
         let (hops, at) = (call.hops.clone(), call.at + 1);
+        let target = towards(&hops[at], target);
         let came_as = call.came_as.clone();
         // What is stored is what the first place got: its changes are undone, whichever place was last.
         let mut edit = |message: &Message<'_>, edits: &mut Splice| {

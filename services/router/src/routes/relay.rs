@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use element::FlowId;
+use host::Egress;
 use sip::transaction::ServerKey;
 use sip::{Answer, BranchId, Drop, RETRY_AFTER, Target};
 use sip_types::{HeaderName, Message, Method, Splice};
@@ -45,11 +46,23 @@ impl Shard {
             && let Some(listen) = view.listen.get(usize::from(flow.0))
         {
             let at = message.insertion_point(HeaderName::RecordRoute);
+            let direct = match view.egress {
+                Egress::Sbc => "",
+                Egress::Direct => ";direct",
+            };
             self.edits.insert_with(at, |out| {
-                write(out, format_args!("Record-Route: <sip:{listen};lr>\r\n"))
+                write(
+                    out,
+                    format_args!("Record-Route: <sip:{listen};lr{direct}>\r\n"),
+                )
             });
         }
+        let mut target = Self::back(request);
         if let Some(hop) = hops.first() {
+            target = towards(hop, target);
+            if hop.direct.is_some() {
+                sip::private::strip(&mut self.edits, message);
+            }
             name_hop(&mut self.edits, message, hop);
         }
         let rewritten = hops.first().is_some_and(|hop| hop.request_uri.is_some());
@@ -62,7 +75,6 @@ impl Shard {
         match self.proxy.open(now, key, flow, source, message, call) {
             Some(id) => {
                 self.counters.calls += u64::from(message.method() == Method::Invite);
-                let target = Self::back(request);
                 let sent = self.proxy.forward(
                     now,
                     id,
@@ -128,9 +140,19 @@ impl Shard {
     }
 }
 
+/// Returns where a request for `hop` is sent; `back` is its SBC.
+pub(crate) fn towards(hop: &Hop, back: Target) -> Target {
+    let destination = hop.direct.unwrap_or(back.destination);
+    Target {
+        destination,
+        ..back
+    }
+}
+
 /// Tells the SBC where to send a request, and changes what the rule says.
 pub(crate) fn name_hop(edits: &mut Splice, message: &Message<'_>, hop: &Hop) {
     match message.header(HeaderName::XDestinationUri) {
+        _ if hop.direct.is_some() => {}
         Some(header) => edits.replace(header.value_range(), hop.uri.as_bytes()),
         None => edits.insert_with(message.headers_end(), |out| {
             write(out, format_args!("X-Destination-URI: {}\r\n", hop.uri));
@@ -139,18 +161,25 @@ pub(crate) fn name_hop(edits: &mut Splice, message: &Message<'_>, hop: &Hop) {
     if let Some(uri) = &hop.request_uri {
         edits.replace(message.request_uri_range(), uri.as_bytes());
     }
-    for (name, value) in hop.headers.iter() {
+    for (name, value) in headers_of(hop) {
         edits.insert_with(message.headers_end(), |out| {
             write(out, format_args!("{name}: {value}\r\n"))
         });
     }
 }
 
+/// Returns the headers that a place adds: those for the SBC only if it gets to see them.
+fn headers_of(hop: &Hop) -> impl DoubleEndedIterator<Item = &(String, String)> {
+    let is_private = |name: &str| sip::private::is_private(HeaderName::from_bytes(name.as_bytes()));
+    let leaves = move |name: &str| hop.direct.is_none() || !is_private(name);
+    hop.headers.iter().filter(move |(name, _)| leaves(name))
+}
+
 /// Takes off the headers that [`name_hop`] added: the last ones, in their order. What came with the
 /// request stays, be it of the same name.
 pub(crate) fn unname_hop(edits: &mut Splice, message: &Message<'_>, hop: &Hop) {
     let lines: Vec<_> = message.headers().collect();
-    let mut added = hop.headers.iter().rev().peekable();
+    let mut added = headers_of(hop).rev().peekable();
     for line in lines.iter().rev() {
         let is_next = |(name, value): &&(String, String)| {
             line.name_bytes().eq_ignore_ascii_case(name.as_bytes())

@@ -1,14 +1,15 @@
-//! A request inside a dialog, along its route set: RFC 3261 section 16.4.
+//! A request inside a dialog, along its route set: RFC 3261 section 16.4. Back to the SBC, which
+//! follows the rest of the route set, or straight along it: `sip.egress`.
 //!
 //! Every router address of the cluster counts as own for Route, so that an heir serves the dialogs of
 //! the dead, and one it has never seen just as well.
 
 use std::time::Instant;
 
+use host::Egress;
 use sip::transaction::ServerKey;
+use sip::{Drop, RETRY_AFTER};
 use sip_types::{HeaderName, Method};
-
-use sip::RETRY_AFTER;
 
 use crate::routes::request::Request;
 use crate::shard::{Call, Shard};
@@ -29,10 +30,26 @@ impl Shard {
             loop_key,
         } = request;
         let own = view.own_routes(message);
-        if own > 0 {
-            self.edits.remove_leading(message, HeaderName::Route, own);
+        let mut target = Self::back(request);
+        match view.egress {
+            Egress::Sbc if own > 0 => self.edits.remove_leading(message, HeaderName::Route, own),
+            Egress::Sbc => {}
+            Egress::Direct => {
+                let Some(destination) = view.next_hop(message, own) else {
+                    self.counters.drops.count(Drop::Unresolvable);
+                    return self.proxy.respond_stateless(
+                        flow,
+                        source,
+                        message,
+                        503,
+                        &[RETRY_AFTER],
+                    );
+                };
+                target.destination = destination;
+                sip::private::strip(&mut self.edits, message);
+                sip::route::pass_routes(&mut self.edits, message, own);
+            }
         }
-        let target = Self::back(request);
         if message.method() == Method::Ack {
             self.proxy
                 .forward_stateless(source, message, &mut self.edits, target);

@@ -82,8 +82,15 @@ impl Shard {
         router: std::net::SocketAddr,
     ) {
         self.signs.owing(router);
-        self.proxy
-            .expect_answer(branch, now + view.patience(router));
+        if !self.is_direct(branch.context) || !view.lives(router) {
+            self.proxy
+                .expect_answer(branch, now + view.patience(router));
+        }
+    }
+
+    /// Tells whether a request's router sends straight on, so that the callee may be the slow one.
+    pub(crate) fn is_direct(&self, id: sip::ContextId) -> bool {
+        matches!(self.proxy.data(id), Some(Pass::First(pass)) if pass.direct)
     }
 
     /// Returns the target for an address that is not a router's.

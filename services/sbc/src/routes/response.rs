@@ -155,7 +155,8 @@ impl Shard {
             // A 1xx has set off its CANCEL, a failure has been acknowledged: rule f.
             return;
         }
-        if of_router && bound.is_empty() && matches!(status, 500 | 502 | 503) {
+        let refused = matches!(status, 500 | 502 | 503) && !self.is_direct(id);
+        if of_router && bound.is_empty() && refused {
             return self.refused_by_router(now, view, branch, router);
         }
         if lost && matches!(status, 401 | 407) {

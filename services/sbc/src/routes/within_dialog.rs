@@ -41,10 +41,12 @@ impl Shard {
             view.router_route(message, own)
         };
         let router = route.and_then(|route| view.heir(message.call_id(), route, &[]));
+        let direct = view.is_direct_route(message, own);
         let (pass, data, target, routes) = match router {
             Some(router) => {
                 let pass = Pass::First(First {
                     route,
+                    direct,
                     ..First::default()
                 });
                 (
@@ -74,7 +76,8 @@ impl Shard {
         };
         headers::strip(&mut self.edits, message);
         sip::route::pass_routes(&mut self.edits, message, routes);
-        if is_ack && router.is_none() {
+        if is_ack && (router.is_none() || direct) {
+            // Nothing will come back that could be waited for.
             self.proxy
                 .forward_stateless(source, message, &mut self.edits, target);
             return self.edits.clear();
