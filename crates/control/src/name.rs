@@ -1,4 +1,4 @@
-//! Resource names: `members/a`, `sets/1`, `sets/1/destinations/a`, `routes/a`.
+//! Resource names: `cells/a`, `members/a`, `sets/1`, `sets/1/destinations/a`, `routes/a`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,6 +9,8 @@ pub const ID_BYTES_MAX: usize = 63;
 /// The name of a resource. Names order as the registry lists them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
+    /// `cells/{id}`
+    Cell(String),
     /// `members/{id}`
     Member(String),
     /// `routes/{id}`
@@ -27,8 +29,8 @@ pub enum Name {
 /// Why a text is no resource name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Another shape than the four.
-    #[error("must be members/ID, sets/ID, sets/SET/destinations/ID or routes/ID")]
+    /// Another shape than these.
+    #[error("must be cells/ID, members/ID, sets/ID, sets/SET/destinations/ID or routes/ID")]
     Shape,
     /// An id with other characters, or too long, or empty.
     #[error("an id is 1 to 63 of a-z, 0-9 and, inside, the hyphen")]
@@ -40,7 +42,11 @@ impl Name {
     #[must_use]
     pub fn id(&self) -> &str {
         match self {
-            Self::Member(id) | Self::Route(id) | Self::Set(id) | Self::Destination { id, .. } => id,
+            Self::Cell(id)
+            | Self::Member(id)
+            | Self::Route(id)
+            | Self::Set(id)
+            | Self::Destination { id, .. } => id,
         }
     }
 }
@@ -65,6 +71,7 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let parts: Vec<&str> = text.split('/').collect();
         let name = match parts[..] {
+            ["cells", id] => Self::Cell(id.to_owned()),
             ["members", id] => Self::Member(id.to_owned()),
             ["routes", id] => Self::Route(id.to_owned()),
             ["sets", id] => Self::Set(id.to_owned()),
@@ -85,6 +92,7 @@ impl FromStr for Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Cell(id) => write!(f, "cells/{id}"),
             Self::Member(id) => write!(f, "members/{id}"),
             Self::Route(id) => write!(f, "routes/{id}"),
             Self::Set(id) => write!(f, "sets/{id}"),
@@ -100,6 +108,7 @@ mod tests {
     #[test]
     fn names_come_back_as_they_were() {
         for text in [
+            "cells/default",
             "members/sbc-1",
             "sets/1",
             "sets/1/destinations/router-a",

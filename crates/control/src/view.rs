@@ -6,10 +6,14 @@
 mod convert;
 mod resources;
 
+use std::fmt;
+use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-pub use convert::{NotANetwork, Refusal};
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+pub use convert::{NotANetwork, NotANotificationAddress, Refusal};
 pub use resources::{Resources, etag_of, name_of};
 
 /// Bytes of the cluster key.
@@ -26,6 +30,8 @@ pub struct View {
     pub checksum: u64,
     /// The secret that ranking and tags are keyed with.
     pub cluster_key: [u8; CLUSTER_KEY_BYTES],
+    /// The cells that somebody described; [`View::cell`] knows the others, too.
+    pub cells: Vec<Cell>,
     /// The nodes of the cluster.
     pub members: Vec<Member>,
     /// The destination sets.
@@ -34,6 +40,58 @@ pub struct View {
     pub destinations: Vec<Destination>,
     /// The routes, by id; a router sorts them by priority.
     pub routes: Vec<Route>,
+}
+
+/// Slots of a cell's dialog table unless an operator says otherwise: Kamailio's default.
+pub const HASH_SIZE: u32 = 4096;
+
+/// Some routers that replicate to each other: one bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// Its id, such as `default`.
+    pub id: String,
+    /// Slots of the dialog table, a power of two: the same at every stock node.
+    pub hash_size: u32,
+    /// Kamailio nodes on the bus that are not members.
+    pub stock_nodes: Vec<SocketAddr>,
+    /// Who else is asked for the nodes of the bus.
+    pub notification_addresses: Vec<NotificationAddress>,
+}
+
+impl Cell {
+    /// Describes a cell of which nobody said anything.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            hash_size: HASH_SIZE,
+            stock_nodes: Vec::new(),
+            notification_addresses: Vec::new(),
+        }
+    }
+}
+
+/// Where the nodes of a bus are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotificationAddress {
+    /// At this address.
+    Numeric(SocketAddr),
+    /// At every address of a name.
+    Name {
+        /// The name, in lower case.
+        host: String,
+        /// The port at each address.
+        port: u16,
+    },
+}
+
+impl fmt::Display for NotificationAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Numeric(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
 }
 
 /// What a member does.
@@ -322,6 +380,26 @@ pub struct Route {
 }
 
 impl View {
+    /// Returns a cell by id: one with the defaults when nobody described it.
+    #[must_use]
+    pub fn cell(&self, id: &str) -> Cell {
+        self.cells
+            .binary_search_by(|cell| cell.id.as_str().cmp(id))
+            .map_or_else(|_| Cell::new(id), |i| self.cells[i].clone())
+    }
+
+    /// Returns the key of a cell's digests: the 128 bits of SipHash-2-4 of its id under the cluster key.
+    ///
+    /// The same at every node, so that digests compare; another in every cell, so that two that meet
+    /// by mistake agree on nothing.
+    #[must_use]
+    pub fn cell_key(&self, cell: &str) -> [u8; CLUSTER_KEY_BYTES] {
+        let mut hasher = SipHasher24::new_with_key(&self.cluster_key);
+        hasher.write(b"cell digest");
+        hasher.write(cell.as_bytes());
+        hasher.finish128().as_bytes()
+    }
+
     /// Returns a member by id.
     #[must_use]
     pub fn member(&self, id: &str) -> Option<&Member> {
@@ -376,5 +454,39 @@ impl View {
         }
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_that_nobody_described_has_the_defaults() {
+        let described = Cell {
+            hash_size: 128,
+            ..Cell::new("b")
+        };
+        let view = View {
+            cells: vec![described.clone()],
+            ..View::default()
+        };
+        assert_eq!(view.cell("b"), described);
+        assert_eq!(view.cell("a"), Cell::new("a"));
+        assert_eq!(view.cell("a").hash_size, 4096);
+    }
+
+    /// The value is that of another implementation of SipHash-2-4-128.
+    #[test]
+    fn the_key_of_a_cell_is_the_same_in_every_version() {
+        let view = View {
+            cluster_key: std::array::from_fn(|i| i as u8),
+            ..View::default()
+        };
+        assert_eq!(
+            u128::from_be_bytes(view.cell_key("default")),
+            0xcc91_badf_a524_e1d4_d5d4_11b8_cbc3_2b8b
+        );
+        assert_ne!(view.cell_key("default"), view.cell_key("other"));
     }
 }

@@ -9,6 +9,7 @@ mod sync;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control::registry::v1::cell_service_server::CellServiceServer;
 use control::registry::v1::config_service_server::ConfigServiceServer;
 use control::registry::v1::destination_service_server::DestinationServiceServer;
 use control::registry::v1::destination_set_service_server::DestinationSetServiceServer;
@@ -60,6 +61,7 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_INTERVAL))
         .add_service(MemberServiceServer::new(face.clone()))
+        .add_service(CellServiceServer::new(face.clone()))
         .add_service(DestinationSetServiceServer::new(face.clone()))
         .add_service(DestinationServiceServer::new(face.clone()))
         .add_service(RouteServiceServer::new(face.clone()))

@@ -37,7 +37,12 @@ impl Collector for FromState {
                     .values()
                     .filter(|resource| match &resource.resource {
                         Some(Kind::Member(member)) => member.liveness() == liveness,
-                        Some(Kind::DestinationSet(_) | Kind::Destination(_) | Kind::Route(_))
+                        Some(
+                            Kind::Cell(_)
+                            | Kind::DestinationSet(_)
+                            | Kind::Destination(_)
+                            | Kind::Route(_),
+                        )
                         | None => false,
                     });
             i64::try_from(members.count()).unwrap_or(i64::MAX)

@@ -1,10 +1,10 @@
-//! The four kinds of resource as one, and where each is stored.
+//! The kinds of resource as one, and where each is stored.
 
 use std::hash::Hasher;
 
 use control::name::Name;
 use control::registry::v1::resource::Resource as Kind;
-use control::registry::v1::{Destination, DestinationSet, Member, Resource, Route};
+use control::registry::v1::{Cell, Destination, DestinationSet, Member, Resource, Route};
 use siphasher::sip::SipHasher24;
 
 /// Below this prefix stands what an operator may change.
@@ -67,6 +67,7 @@ macro_rules! managed {
     };
 }
 
+managed!(Cell, Name::Cell(_), |_cell| ());
 managed!(Member, Name::Member(_), |member| {
     member.incarnation = 0;
     member.liveness = 0;
@@ -78,7 +79,9 @@ managed!(Route, Name::Route(_), |_route| ());
 /// Returns the key under which a resource is stored.
 pub(crate) fn key_of(name: &Name) -> String {
     match name {
-        Name::Member(_) | Name::Route(_) | Name::Set(_) => format!("{CONFIG}{name}"),
+        Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) => {
+            format!("{CONFIG}{name}")
+        }
         Name::Destination { set, id } => format!("{CONFIG}sets/{set}/{id}"),
     }
 }
@@ -99,6 +102,7 @@ pub(crate) fn decode(
     generation: u64,
 ) -> Result<Resource, control::json::DecodeError> {
     match name {
+        Name::Cell(_) => decode_as::<Cell>(value, generation),
         Name::Member(_) => decode_as::<Member>(value, generation),
         Name::Set(_) => decode_as::<DestinationSet>(value, generation),
         Name::Destination { .. } => decode_as::<Destination>(value, generation),
@@ -124,6 +128,7 @@ mod tests {
     #[test]
     fn names_and_keys_map_one_to_one() {
         for (name, key) in [
+            ("cells/a", "config/cells/a"),
             ("members/a", "config/members/a"),
             ("sets/1", "config/sets/1"),
             ("sets/1/destinations/a", "config/sets/1/a"),

@@ -255,7 +255,7 @@ impl Follower {
         for (name, resource) in &self.vanished {
             let fits = match name {
                 Name::Destination { set, .. } => all.by_name.contains_key(&Name::Set(set.clone())),
-                Name::Member(_) | Name::Route(_) | Name::Set(_) => true,
+                Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) => true,
             };
             if fits {
                 all.by_name.insert(name.clone(), resource.clone());
@@ -315,7 +315,12 @@ fn answers_probes(resource: &v1::Resource) -> bool {
     match &resource.resource {
         Some(resource::Resource::Member(_)) => true,
         Some(resource::Resource::Destination(destination)) => destination.probing,
-        Some(resource::Resource::DestinationSet(_) | resource::Resource::Route(_)) | None => false,
+        Some(
+            resource::Resource::Cell(_)
+            | resource::Resource::DestinationSet(_)
+            | resource::Resource::Route(_),
+        )
+        | None => false,
     }
 }
 

@@ -3,16 +3,24 @@
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    Algorithm, Destination, DestinationSet, DestinationState, Liveness, Member, MemberKind,
-    MemberState, Network, NextHop, Route, RouteMatch, RouteResult, Selector, Side, SipEndpoint,
+    Algorithm, Cell, Destination, DestinationSet, DestinationState, HASH_SIZE, Liveness, Member,
+    MemberKind, MemberState, Network, NextHop, NotificationAddress, Route, RouteMatch, RouteResult,
+    Selector, Side, SipEndpoint,
 };
 use crate::name::{Name, check_id};
 use crate::registry::v1::{self, route_result};
 
+/// Most slots of a cell's dialog table.
+const HASH_SIZE_MAX: u32 = 1 << 20;
+/// Most stock nodes of a cell.
+const STOCK_NODES_MAX: usize = 16;
+/// Most notification addresses of a cell.
+const NOTIFICATION_ADDRESSES_MAX: usize = 16;
 /// Most SIP addresses of a member.
 const SIP_ENDPOINTS_MAX: usize = 8;
 /// Most tags of a member or selector.
@@ -85,6 +93,12 @@ impl Check {
         value
     }
 
+    fn reachable(&mut self, field: &str, text: &str) -> Option<SocketAddr> {
+        let address: SocketAddr = self.parse(field, text, "a numeric address with a port")?;
+        self.unless(address.port() != 0, field, "port 0 cannot be reached");
+        Some(address)
+    }
+
     fn count(&mut self, field: &str, count: usize, max: usize) {
         self.unless(
             count <= max,
@@ -148,6 +162,45 @@ impl Check {
     }
 }
 
+impl TryFrom<&v1::Cell> for Cell {
+    type Error = Vec<Refusal>;
+
+    fn try_from(message: &v1::Cell) -> Result<Self, Vec<Refusal>> {
+        let mut check = Check::new(&message.name);
+        let id = check.name(&message.name).map(|name| name.id().to_owned());
+        let hash_size = message.hash_size.unwrap_or(HASH_SIZE);
+        check.unless(
+            hash_size.is_power_of_two() && hash_size <= HASH_SIZE_MAX,
+            "hash_size",
+            format_args!("{hash_size} is not a power of two in 1 to {HASH_SIZE_MAX}"),
+        );
+        check.count("stock_nodes", message.stock_nodes.len(), STOCK_NODES_MAX);
+        let stock_nodes = message.stock_nodes.iter().enumerate();
+        let stock_nodes = stock_nodes
+            .filter_map(|(i, text)| check.reachable(&format!("stock_nodes[{i}]"), text))
+            .collect();
+        check.count(
+            "notification_addresses",
+            message.notification_addresses.len(),
+            NOTIFICATION_ADDRESSES_MAX,
+        );
+        let addresses = message.notification_addresses.iter().enumerate();
+        let notification_addresses = addresses
+            .filter_map(|(i, text)| {
+                let field = format!("notification_addresses[{i}]");
+                check.parse(&field, text, "an address or a name, with a port")
+            })
+            .collect();
+        let cell = id.map(|id| Self {
+            id,
+            hash_size,
+            stock_nodes,
+            notification_addresses,
+        });
+        check.finish(cell)
+    }
+}
+
 impl TryFrom<&v1::Member> for Member {
     type Error = Vec<Refusal>;
 
@@ -165,9 +218,7 @@ impl TryFrom<&v1::Member> for Member {
         );
         let sip = message.sip.iter().enumerate().filter_map(|(i, endpoint)| {
             let field = format!("sip[{i}].address");
-            let address: SocketAddr =
-                check.parse(&field, &endpoint.address, "a numeric address with a port")?;
-            check.unless(address.port() != 0, &field, "port 0 cannot be reached");
+            let address = check.reachable(&field, &endpoint.address)?;
             let side = match endpoint.side() {
                 v1::SipSide::Unspecified => Side::Both,
                 v1::SipSide::Inside => Side::Inside,
@@ -301,7 +352,7 @@ impl TryFrom<&v1::Destination> for Destination {
         let mut check = Check::new(&message.name);
         let name = match check.name(&message.name) {
             Some(Name::Destination { set, id }) => Some((set, id)),
-            Some(Name::Member(_) | Name::Route(_) | Name::Set(_)) => {
+            Some(Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_)) => {
                 check.refuse("name", "must be sets/SET/destinations/ID");
                 None
             }
@@ -395,7 +446,8 @@ fn route_result(check: &mut Check, i: usize, message: &v1::RouteResult) -> Optio
     let next_hop = match &message.next_hop {
         Some(route_result::NextHop::Set(name)) => match name.parse() {
             Ok(Name::Set(id)) => NextHop::Set(id),
-            Ok(Name::Member(_) | Name::Route(_) | Name::Destination { .. }) | Err(_) => {
+            Ok(Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Destination { .. })
+            | Err(_) => {
                 check.refuse(
                     format!("results[{i}].set"),
                     format_args!("{name:?} is not of the form sets/ID"),
@@ -468,6 +520,30 @@ fn algorithm(number: u32) -> Option<Algorithm> {
     })
 }
 
+/// A text is no notification address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not an address or a name, with a port, such as bus.example.com:5062")]
+pub struct NotANotificationAddress;
+
+impl FromStr for NotificationAddress {
+    type Err = NotANotificationAddress;
+
+    fn from_str(text: &str) -> Result<Self, NotANotificationAddress> {
+        let (host, port) = text.rsplit_once(':').ok_or(NotANotificationAddress)?;
+        let port: NonZeroU16 = port.parse().map_err(|_| NotANotificationAddress)?;
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Numeric(address));
+        }
+        if !is_host_name(host) {
+            return Err(NotANotificationAddress);
+        }
+        Ok(Self::Name {
+            host: host.to_ascii_lowercase(),
+            port: port.get(),
+        })
+    }
+}
+
 /// A text is no address or network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not an address or a network such as 192.0.2.0/24")]
@@ -536,13 +612,7 @@ fn check_sip_uri(uri: &str) -> Result<(), &'static str> {
             .map_or((host_port, None), |(host, port)| (host, Some(port))),
     };
     let numeric = host.parse::<Ipv4Addr>().is_ok() || host_port.starts_with('[');
-    let name = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if !numeric && !host.strip_suffix('.').unwrap_or(host).split('.').all(name) {
+    if !numeric && !is_host_name(host) {
         return Err("has no valid host");
     }
     match port.map(str::parse::<u16>) {
@@ -550,6 +620,17 @@ fn check_sip_uri(uri: &str) -> Result<(), &'static str> {
         Some(Ok(port)) if port != 0 => Ok(()),
         Some(Ok(_) | Err(_)) => Err("has no valid port"),
     }
+}
+
+/// Tells whether a text may be a name to look up. Underscores are no part of host names, but in use.
+fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    text.strip_suffix('.').unwrap_or(text).split('.').all(label)
 }
 
 /// RFC 3261 section 25.1.
@@ -598,6 +679,79 @@ mod tests {
             "sip:a..b",
         ] {
             assert!(check_sip_uri(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_cell_is_read_as_it_is_told() {
+        let cell = v1::Cell {
+            name: "cells/a".into(),
+            hash_size: Some(1),
+            stock_nodes: vec!["[2001:db8::1]:5062".into()],
+            notification_addresses: vec!["192.0.2.1:5062".into(), "Bus.example.com:5090".into()],
+            ..Default::default()
+        };
+        let cell = Cell::try_from(&cell).unwrap();
+        assert_eq!((cell.id.as_str(), cell.hash_size), ("a", 1));
+        assert_eq!(cell.stock_nodes, ["[2001:db8::1]:5062".parse().unwrap()]);
+        let said: Vec<_> = cell
+            .notification_addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(said, ["192.0.2.1:5062", "bus.example.com:5090"]);
+
+        let empty = v1::Cell {
+            name: "cells/default".into(),
+            ..Default::default()
+        };
+        assert_eq!(Cell::try_from(&empty).unwrap(), Cell::new("default"));
+    }
+
+    #[test]
+    fn all_mistakes_of_a_cell_are_said_at_once() {
+        let cell = v1::Cell {
+            name: "cells/A".into(),
+            hash_size: Some(0),
+            stock_nodes: vec![
+                "kamailio:5062".into(),
+                "192.0.2.1:5062".into(),
+                "192.0.2.1:0".into(),
+            ],
+            notification_addresses: [
+                "",
+                "host",
+                "host:",
+                "host:0",
+                ":5062",
+                "a b:1",
+                "192.0.2.1:99999",
+            ]
+            .map(str::to_owned)
+            .into(),
+            ..Default::default()
+        };
+        let refusals = Cell::try_from(&cell).unwrap_err();
+        let fields: Vec<_> = refusals.into_iter().map(|r| r.field).collect();
+        let expected = ["name", "hash_size", "stock_nodes[0]", "stock_nodes[2]"].map(str::to_owned);
+        let addresses = (0..7).map(|i| format!("notification_addresses[{i}]"));
+        assert_eq!(
+            fields,
+            expected.into_iter().chain(addresses).collect::<Vec<_>>()
+        );
+
+        for hash_size in [4095, 1 << 21] {
+            let cell = v1::Cell {
+                name: "cells/a".into(),
+                hash_size: Some(hash_size),
+                stock_nodes: vec!["192.0.2.1:5062".into(); 17],
+                ..Default::default()
+            };
+            let fields = Cell::try_from(&cell)
+                .unwrap_err()
+                .into_iter()
+                .map(|r| r.field);
+            assert_eq!(fields.collect::<Vec<_>>(), ["hash_size", "stock_nodes"]);
         }
     }
 

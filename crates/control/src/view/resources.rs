@@ -7,7 +7,7 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher24;
 
 use super::{
-    CLUSTER_KEY_BYTES, Destination, DestinationSet, Member, NextHop, Refusal, Route, View,
+    CLUSTER_KEY_BYTES, Cell, Destination, DestinationSet, Member, NextHop, Refusal, Route, View,
 };
 use crate::name::Name;
 use crate::registry::v1::resource::Resource as Kind;
@@ -89,6 +89,7 @@ impl Resources {
         // The names are in order, so the lists come out sorted.
         for resource in self.by_name.values() {
             let converted = match &resource.resource {
+                Some(Kind::Cell(cell)) => Cell::try_from(cell).map(|cell| view.cells.push(cell)),
                 Some(Kind::Member(member)) => {
                     Member::try_from(member).map(|member| view.members.push(member))
                 }
@@ -153,6 +154,7 @@ impl Resources {
 #[must_use]
 pub fn name_of(resource: &Resource) -> &str {
     match &resource.resource {
+        Some(Kind::Cell(cell)) => &cell.name,
         Some(Kind::Member(member)) => &member.name,
         Some(Kind::DestinationSet(set)) => &set.name,
         Some(Kind::Destination(destination)) => &destination.name,
@@ -165,6 +167,7 @@ pub fn name_of(resource: &Resource) -> &str {
 #[must_use]
 pub fn etag_of(resource: &Resource) -> &str {
     match &resource.resource {
+        Some(Kind::Cell(cell)) => &cell.etag,
         Some(Kind::Member(member)) => &member.etag,
         Some(Kind::DestinationSet(set)) => &set.etag,
         Some(Kind::Destination(destination)) => &destination.etag,

@@ -1,17 +1,20 @@
-//! `DestinationSetService`, `DestinationService` and `RouteService`: the same five methods each.
+//! The services of the resources that people write: the same five methods each.
 
 use control::name::Name;
+use control::registry::v1::cell_service_server::CellService;
 use control::registry::v1::destination_service_server::DestinationService;
 use control::registry::v1::destination_set_service_server::DestinationSetService;
 use control::registry::v1::route_service_server::RouteService;
 use control::registry::v1::{
-    CreateDestinationRequest, CreateDestinationSetRequest, CreateRouteRequest,
-    DeleteDestinationRequest, DeleteDestinationResponse, DeleteDestinationSetRequest,
-    DeleteDestinationSetResponse, DeleteRouteRequest, DeleteRouteResponse, Destination,
-    DestinationSet, GetDestinationRequest, GetDestinationSetRequest, GetRouteRequest,
-    ListDestinationSetsRequest, ListDestinationSetsResponse, ListDestinationsRequest,
-    ListDestinationsResponse, ListRoutesRequest, ListRoutesResponse, Route,
-    UpdateDestinationRequest, UpdateDestinationSetRequest, UpdateRouteRequest,
+    Cell, CreateCellRequest, CreateDestinationRequest, CreateDestinationSetRequest,
+    CreateRouteRequest, DeleteCellRequest, DeleteCellResponse, DeleteDestinationRequest,
+    DeleteDestinationResponse, DeleteDestinationSetRequest, DeleteDestinationSetResponse,
+    DeleteRouteRequest, DeleteRouteResponse, Destination, DestinationSet, GetCellRequest,
+    GetDestinationRequest, GetDestinationSetRequest, GetRouteRequest, ListCellsRequest,
+    ListCellsResponse, ListDestinationSetsRequest, ListDestinationSetsResponse,
+    ListDestinationsRequest, ListDestinationsResponse, ListRoutesRequest, ListRoutesResponse,
+    Route, UpdateCellRequest, UpdateDestinationRequest, UpdateDestinationSetRequest,
+    UpdateRouteRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -25,77 +28,100 @@ fn required<R>(resource: Option<R>, field: &str) -> Result<R, Refused> {
     resource.ok_or_else(|| invalid("", field, "is required"))
 }
 
-#[tonic::async_trait]
-impl DestinationSetService for Face {
-    async fn get_destination_set(
-        &self,
-        request: Request<GetDestinationSetRequest>,
-    ) -> Answer<DestinationSet> {
-        Ok(Response::new(self.catalog.get(&request.into_inner().name)?))
-    }
+/// The five methods of a kind that is read and written like any other.
+macro_rules! serves {
+    (
+        $service:ident: $kind:ident as $one:ident, $many:ident;
+        $get:ident($get_request:ident)
+        $list:ident($list_request:ident) -> $list_response:ident;
+        $create:ident($create_request:ident)
+        $update:ident($update_request:ident)
+        $delete:ident($delete_request:ident) -> $delete_response:ident;
+    ) => {
+        #[tonic::async_trait]
+        impl $service for Face {
+            async fn $get(&self, request: Request<$get_request>) -> Answer<$kind> {
+                Ok(Response::new(self.catalog.get(&request.into_inner().name)?))
+            }
 
-    async fn list_destination_sets(
-        &self,
-        request: Request<ListDestinationSetsRequest>,
-    ) -> Answer<ListDestinationSetsResponse> {
-        let ListDestinationSetsRequest {
-            page_size,
-            page_token,
-        } = request.into_inner();
-        let (destination_sets, next_page_token) =
-            self.catalog
-                .list(page_size, &page_token, DestinationSet::owns)?;
-        Ok(Response::new(ListDestinationSetsResponse {
-            destination_sets,
-            next_page_token,
-        }))
-    }
+            async fn $list(&self, request: Request<$list_request>) -> Answer<$list_response> {
+                let $list_request {
+                    page_size,
+                    page_token,
+                } = request.into_inner();
+                let ($many, next_page_token) =
+                    self.catalog.list(page_size, &page_token, $kind::owns)?;
+                Ok(Response::new($list_response {
+                    $many,
+                    next_page_token,
+                }))
+            }
 
-    async fn create_destination_set(
-        &self,
-        request: Request<CreateDestinationSetRequest>,
-    ) -> Answer<DestinationSet> {
-        let CreateDestinationSetRequest {
-            destination_set,
-            validate_only,
-        } = request.into_inner();
-        let set = required(destination_set, "destination_set")?;
-        Ok(Response::new(
-            self.catalog.put(set, Mode::Create, validate_only).await?,
-        ))
-    }
+            async fn $create(&self, request: Request<$create_request>) -> Answer<$kind> {
+                let $create_request {
+                    $one,
+                    validate_only,
+                } = request.into_inner();
+                let $one = required($one, stringify!($one))?;
+                Ok(Response::new(
+                    self.catalog.put($one, Mode::Create, validate_only).await?,
+                ))
+            }
 
-    async fn update_destination_set(
-        &self,
-        request: Request<UpdateDestinationSetRequest>,
-    ) -> Answer<DestinationSet> {
-        let UpdateDestinationSetRequest {
-            destination_set,
-            allow_missing,
-            validate_only,
-        } = request.into_inner();
-        let set = required(destination_set, "destination_set")?;
-        Ok(Response::new(
-            self.catalog
-                .put(set, Mode::Update { allow_missing }, validate_only)
-                .await?,
-        ))
-    }
+            async fn $update(&self, request: Request<$update_request>) -> Answer<$kind> {
+                let $update_request {
+                    $one,
+                    allow_missing,
+                    validate_only,
+                } = request.into_inner();
+                let $one = required($one, stringify!($one))?;
+                Ok(Response::new(
+                    self.catalog
+                        .put($one, Mode::Update { allow_missing }, validate_only)
+                        .await?,
+                ))
+            }
 
-    async fn delete_destination_set(
-        &self,
-        request: Request<DeleteDestinationSetRequest>,
-    ) -> Answer<DeleteDestinationSetResponse> {
-        let DeleteDestinationSetRequest {
-            name,
-            etag,
-            validate_only,
-        } = request.into_inner();
-        self.catalog
-            .delete::<DestinationSet>(&name, &etag, validate_only)
-            .await?;
-        Ok(Response::new(DeleteDestinationSetResponse {}))
-    }
+            async fn $delete(&self, request: Request<$delete_request>) -> Answer<$delete_response> {
+                let $delete_request {
+                    name,
+                    etag,
+                    validate_only,
+                } = request.into_inner();
+                self.catalog
+                    .delete::<$kind>(&name, &etag, validate_only)
+                    .await?;
+                Ok(Response::new($delete_response {}))
+            }
+        }
+    };
+}
+
+serves! {
+    CellService: Cell as cell, cells;
+    get_cell(GetCellRequest)
+    list_cells(ListCellsRequest) -> ListCellsResponse;
+    create_cell(CreateCellRequest)
+    update_cell(UpdateCellRequest)
+    delete_cell(DeleteCellRequest) -> DeleteCellResponse;
+}
+
+serves! {
+    DestinationSetService: DestinationSet as destination_set, destination_sets;
+    get_destination_set(GetDestinationSetRequest)
+    list_destination_sets(ListDestinationSetsRequest) -> ListDestinationSetsResponse;
+    create_destination_set(CreateDestinationSetRequest)
+    update_destination_set(UpdateDestinationSetRequest)
+    delete_destination_set(DeleteDestinationSetRequest) -> DeleteDestinationSetResponse;
+}
+
+serves! {
+    RouteService: Route as route, routes;
+    get_route(GetRouteRequest)
+    list_routes(ListRoutesRequest) -> ListRoutesResponse;
+    create_route(CreateRouteRequest)
+    update_route(UpdateRouteRequest)
+    delete_route(DeleteRouteRequest) -> DeleteRouteResponse;
 }
 
 #[tonic::async_trait]
@@ -124,7 +150,7 @@ impl DestinationService for Face {
             Name::Destination { set, .. } => parent
                 .as_ref()
                 .is_none_or(|parent| *parent == format!("sets/{set}")),
-            Name::Member(_) | Name::Route(_) | Name::Set(_) => false,
+            Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) => false,
         };
         let (destinations, next_page_token) = self.catalog.list(page_size, &page_token, wanted)?;
         Ok(Response::new(ListDestinationsResponse {
@@ -179,64 +205,5 @@ impl DestinationService for Face {
             .delete::<Destination>(&name, &etag, validate_only)
             .await?;
         Ok(Response::new(DeleteDestinationResponse {}))
-    }
-}
-
-#[tonic::async_trait]
-impl RouteService for Face {
-    async fn get_route(&self, request: Request<GetRouteRequest>) -> Answer<Route> {
-        Ok(Response::new(self.catalog.get(&request.into_inner().name)?))
-    }
-
-    async fn list_routes(&self, request: Request<ListRoutesRequest>) -> Answer<ListRoutesResponse> {
-        let ListRoutesRequest {
-            page_size,
-            page_token,
-        } = request.into_inner();
-        let (routes, next_page_token) = self.catalog.list(page_size, &page_token, Route::owns)?;
-        Ok(Response::new(ListRoutesResponse {
-            routes,
-            next_page_token,
-        }))
-    }
-
-    async fn create_route(&self, request: Request<CreateRouteRequest>) -> Answer<Route> {
-        let CreateRouteRequest {
-            route,
-            validate_only,
-        } = request.into_inner();
-        let route = required(route, "route")?;
-        Ok(Response::new(
-            self.catalog.put(route, Mode::Create, validate_only).await?,
-        ))
-    }
-
-    async fn update_route(&self, request: Request<UpdateRouteRequest>) -> Answer<Route> {
-        let UpdateRouteRequest {
-            route,
-            allow_missing,
-            validate_only,
-        } = request.into_inner();
-        let route = required(route, "route")?;
-        Ok(Response::new(
-            self.catalog
-                .put(route, Mode::Update { allow_missing }, validate_only)
-                .await?,
-        ))
-    }
-
-    async fn delete_route(
-        &self,
-        request: Request<DeleteRouteRequest>,
-    ) -> Answer<DeleteRouteResponse> {
-        let DeleteRouteRequest {
-            name,
-            etag,
-            validate_only,
-        } = request.into_inner();
-        self.catalog
-            .delete::<Route>(&name, &etag, validate_only)
-            .await?;
-        Ok(Response::new(DeleteRouteResponse {}))
     }
 }
