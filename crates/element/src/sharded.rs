@@ -123,6 +123,10 @@ pub struct Sharded<S: Shard, N> {
     tap: TapSlot,
 }
 
+/// The node among the parts that a turn has touched: the first, so that what it tells other nodes of a
+/// change leaves ahead of the message that caused it.
+const NODE: usize = usize::MAX;
+
 /// A shard whose lock is kept while consecutive datagrams are for it.
 struct Held<'a, S: Shard> {
     index: usize,
@@ -262,7 +266,7 @@ where
             }
         }
         if !node.outbox().is_empty() {
-            touched.push(self.shards.len());
+            touched.push(NODE);
         }
         self.node.set_deadline(node.poll_timeout(), &self.epoch);
     }
@@ -393,7 +397,7 @@ where
             ..
         } = turn;
         let Some(now) = *now else { return };
-        touched.sort_unstable();
+        touched.sort_unstable_by_key(|index| index.wrapping_add(1));
         touched.dedup();
         let sending: SmallVec<[_; 64]> = touched
             .iter()

@@ -9,8 +9,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 /// A part, the lock of its state, the lock of its sending, and its deadline beside them.
 ///
-/// The order in which locks are taken, by everyone: sending locks by rising index, then the node's
-/// state, then one shard's state at a time.
+/// The order in which locks are taken, by everyone: the node's sending lock, those of the shards by
+/// rising index, then the node's state, then one shard's state at a time.
 pub(crate) struct Slot<T> {
     state: Mutex<State<T>>,
     /// Held from taking the output out of the state until it is on the wire.

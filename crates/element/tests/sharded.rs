@@ -359,6 +359,17 @@ fn the_node_gets_what_it_claims_and_its_output_leaves() {
 }
 
 #[test]
+fn what_the_node_says_leaves_ahead_of_what_the_shards_say() {
+    let element = sharded(4);
+    let mut turn = Turn::new();
+    let messages = [message("INFO", "a"), message("INFO", "node")];
+    element.handle_batch(Instant::now(), &batch(&messages), &mut turn);
+    let mut record = Record::default();
+    element.flush(&mut turn, &mut record);
+    assert_eq!(record.0, ["from the node", "1 INFO s"]);
+}
+
+#[test]
 fn timers_run_when_due_at_the_worker_that_cares_for_the_shard() {
     let element = sharded(4);
     let mut turn = Turn::new();
