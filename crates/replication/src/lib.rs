@@ -9,6 +9,7 @@ mod entries;
 mod observation;
 mod record;
 mod replica;
+mod replication;
 
 pub use clock::{AHEAD_MAX, HybridClock, Now, Stamp, node_number};
 pub use dialogs::{Changed, Dialogs, DialogsConfig, Held};
@@ -22,3 +23,4 @@ pub use record::{
 pub use replica::{
     Change, Key, Origin, Record, Replica, TOMBSTONE_MAX, TOMBSTONE_MIN, TOMBSTONES_MAX,
 };
+pub use replication::{CellConfig, NEWS_MAX, Replication, ReplicationConfig};

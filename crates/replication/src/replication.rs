@@ -1,0 +1,238 @@
+//! One router's part in its cell: the bus, the replica, and the two channels between them.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use dmq::{Bus, BusConfig, Event, Network, NodeStatus};
+use element::{FlowId, Outbox};
+use htable::Definition;
+use sip_types::Message;
+
+use crate::clock::Now;
+use crate::dialogs::DialogsConfig;
+use crate::observation::Observation;
+use crate::record::{DialogKey, DialogRecord, DialogState};
+use crate::replica::{Change, Key, Replica};
+
+/// How many changes wait for readers and call records before the oldest is dropped, counted.
+pub const NEWS_MAX: usize = 65_536;
+
+/// What stays for the life of a process.
+#[derive(Clone, Debug)]
+pub struct ReplicationConfig {
+    /// Our DMQ address, as the others know it.
+    pub own: SocketAddr,
+    /// The listen address that it is.
+    pub flow: FlowId,
+    /// Our id in the registry.
+    pub node_id: String,
+    /// Which start of it this is.
+    pub incarnation: u64,
+    /// What the cell's nodes key partitions and digests with.
+    pub cell_key: [u8; 16],
+    /// How many slots Kamailio's dialog hash has in this cell; a power of two.
+    pub hash_size: u32,
+    /// The dialogs' settings.
+    pub dialogs: DialogsConfig,
+}
+
+/// What the registry says of the cell, and may say otherwise at any time.
+#[derive(Clone, Debug, Default)]
+pub struct CellConfig {
+    /// DMQ addresses of the cell's Tandem members, with or without us.
+    pub members: BTreeSet<SocketAddr>,
+    /// Those of its Kamailio nodes.
+    pub stock_nodes: BTreeSet<SocketAddr>,
+    /// Where to join, besides all of these.
+    pub notification: BTreeSet<SocketAddr>,
+    /// Who may speak besides all of these.
+    pub allow: Vec<Network>,
+    /// The tables.
+    pub tables: Vec<Definition>,
+}
+
+/// One router's part in its cell.
+///
+/// After any call that takes `now`: send what is in the outbox, drain [`Replication::poll_news`], and
+/// come back at `poll_timeout`.
+#[derive(Debug)]
+pub struct Replication {
+    config: ReplicationConfig,
+    bus: Bus,
+    replica: Replica,
+    news: VecDeque<Change>,
+    news_dropped: u64,
+}
+
+impl Replication {
+    /// Creates the part of a router that knows nobody yet. `seed` feeds everything random in it.
+    #[must_use]
+    pub fn new(config: ReplicationConfig, seed: u64) -> Self {
+        let bus = Bus::new(BusConfig::new(config.own, config.flow), seed);
+        let replica = Replica::new(config.own, config.cell_key, config.dialogs);
+        Self {
+            config,
+            bus,
+            replica,
+            news: VecDeque::new(),
+            news_dropped: 0,
+        }
+    }
+
+    /// Returns what stays for the life of the process.
+    #[must_use]
+    pub fn config(&self) -> &ReplicationConfig {
+        &self.config
+    }
+
+    /// Puts in force what the registry says of the cell. Returns what could not be.
+    pub fn configure(&mut self, now: Now, cell: CellConfig) -> Vec<String> {
+        let CellConfig {
+            mut members,
+            stock_nodes,
+            notification,
+            allow,
+            tables,
+        } = cell;
+        members.remove(&self.config.own);
+        let nodes = members.iter().chain(&stock_nodes).copied();
+        self.bus.set_allowed(now.monotonic, nodes.clone(), allow);
+        self.bus
+            .set_notification(now.monotonic, nodes.chain(notification));
+        self.replica.set_members(&members);
+        let defined: BTreeSet<_> = tables.iter().map(|table| table.name.clone()).collect();
+        let former = self.replica.entries().tables().iter();
+        let former: Vec<_> = former
+            .map(|table| table.definition().name.clone())
+            .collect();
+        for name in former.iter().filter(|name| !defined.contains(*name)) {
+            self.replica.undefine(name);
+        }
+        let refused = tables.into_iter().filter_map(|table| {
+            let name = String::from_utf8_lossy(&table.name).into_owned();
+            let error = self.replica.define(table).err()?;
+            Some(format!("table {name}: {error}"))
+        });
+        let refused = refused.collect();
+        self.settle(now);
+        refused
+    }
+
+    /// Returns what it holds.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Changes what it holds, as this node; others are told.
+    pub fn write<R>(&mut self, now: Now, write: impl FnOnce(&mut Replica) -> R) -> R {
+        let result = write(&mut self.replica);
+        self.settle(now);
+        result
+    }
+
+    /// Returns the nodes of the bus, in the order of their addresses.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeStatus> {
+        self.bus.nodes()
+    }
+
+    /// Returns what the bus has counted.
+    #[must_use]
+    pub fn bus_counters(&self) -> &dmq::Counters {
+        self.bus.counters()
+    }
+
+    /// Returns how many changes were dropped because nobody took them in time.
+    #[must_use]
+    pub fn news_dropped(&self) -> u64 {
+        self.news_dropped
+    }
+
+    /// Takes what shards saw of dialogs.
+    pub fn observe(&mut self, now: Now, seen: impl IntoIterator<Item = Observation>) {
+        for seen in seen {
+            self.replica.observe(now, seen);
+        }
+        self.settle(now);
+    }
+
+    /// Takes a KDMQ message.
+    pub fn handle_message(&mut self, now: Now, source: SocketAddr, message: &Message<'_>) {
+        if let Some(_delivery) = self.bus.handle_message(now.monotonic, source, message) {
+            self.bus.reply(now.monotonic, source, message, 404);
+        }
+        self.settle(now);
+    }
+
+    /// Takes the news that a node cannot be reached (ICMP unreachable).
+    pub fn handle_unreachable(&mut self, now: Now, destination: SocketAddr) {
+        self.bus.handle_unreachable(now.monotonic, destination);
+        self.settle(now);
+    }
+
+    /// Runs what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.bus.handle_timeout(now.monotonic);
+        self.replica.handle_timeout(now);
+        self.settle(now);
+    }
+
+    /// Returns when `handle_timeout` is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let parts = [self.bus.poll_timeout(), self.replica.poll_timeout()];
+        parts.into_iter().flatten().min()
+    }
+
+    /// Returns the datagrams that wait to be sent.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        self.bus.outbox()
+    }
+
+    /// Says goodbye to the bus.
+    pub fn leave(&mut self, now: Now) {
+        self.bus.leave(now.monotonic);
+    }
+
+    /// Returns the next change, whoever made it.
+    pub fn poll_news(&mut self) -> Option<Change> {
+        self.news.pop_front()
+    }
+
+    /// Returns a dialog that has just ended and whose call record is ours to write.
+    #[must_use]
+    pub fn ended_here(&self, change: &Change) -> Option<(&DialogKey, &DialogRecord)> {
+        let Key::Dialog(key) = &change.key else {
+            return None;
+        };
+        let (key, record) = self
+            .replica
+            .dialogs()
+            .of_call(&key.call_id)
+            .find(|(other, _)| *other == key)
+            .map(|(key, held)| (key, &held.record))?;
+        let is_ours = record.ownership.owner == self.config.own;
+        let is_new = change.before != Some(DialogState::Ended);
+        (record.is_ended() && is_new && is_ours).then_some((key, record))
+    }
+
+    /// Lets every part act on what the others did.
+    fn settle(&mut self, _now: Now) {
+        while let Some(event) = self.bus.poll_event() {
+            match event {
+                Event::NodeUp { .. }
+                | Event::NodeDown { .. }
+                | Event::NodeRemoved { .. }
+                | Event::Answered { .. } => {}
+            }
+        }
+        while let Some(change) = self.replica.poll_change() {
+            if self.news.len() >= NEWS_MAX {
+                self.news.pop_front();
+                self.news_dropped += 1;
+            }
+            self.news.push_back(change);
+        }
+    }
+}
