@@ -50,6 +50,28 @@ fn a_call_goes_on_to_the_next_ipbx_when_the_first_says_nothing() {
 }
 
 #[test]
+fn a_call_goes_on_to_the_next_ipbx_when_the_network_says_that_the_first_is_gone() {
+    let mut fabric = Fabric::new(FabricConfig {
+        ipbxs: 2,
+        serial: true,
+        ..FabricConfig::default()
+    });
+    let start = fabric.world.now();
+    fabric.world.kill(fabric.ipbxs[0].0, true);
+    let call = fabric.call(plan(CalleePlan::answer(RING)));
+    fabric.run_for(SILENCE);
+    let picture = draw(&fabric, start);
+    assert_eq!(fabric.sbc_counters().unreachable, 1, "{picture}");
+    assert_eq!(copies(&fabric, 1, &call, 1, Method::Invite), 1, "{picture}");
+    fabric.run_for(HOLD);
+    assert_eq!(
+        fabric.caller(&call).outcome,
+        Some(Outcome::Completed),
+        "{picture}"
+    );
+}
+
+#[test]
 fn a_router_that_dies_after_its_second_place_has_its_final_answer_given_in_its_stead() {
     let mut fabric = Fabric::new(FabricConfig {
         ipbxs: 2,

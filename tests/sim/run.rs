@@ -70,6 +70,7 @@ impl Run {
             ipbxs: rng.random_range(1..=2),
             two_sides: rng.random(),
             link,
+            ..FabricConfig::default()
         });
         let safe = rng.random_ratio(3, 4);
         let start = fabric.world.now();

@@ -19,6 +19,8 @@ pub struct Counters {
     pub delivered_without_router: u64,
     /// Second passes that came too late and were kept from the callee.
     pub late_second_passes: u64,
+    /// Requests answered 503 because the network cannot reach their callee.
+    pub unreachable: u64,
 }
 
 impl Counters {
@@ -31,5 +33,6 @@ impl Counters {
         self.answered_in_stead += other.answered_in_stead;
         self.delivered_without_router += other.delivered_without_router;
         self.late_second_passes += other.late_second_passes;
+        self.unreachable += other.unreachable;
     }
 }

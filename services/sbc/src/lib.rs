@@ -14,6 +14,7 @@ mod routes;
 mod shard;
 mod signs;
 mod tap;
+mod unreachable;
 mod view;
 
 pub use counters::Counters;
@@ -22,4 +23,5 @@ pub use node::{Change, FIRST_SET, Node};
 pub use role::Sbc;
 pub use shard::{FAILOVER_BURST, FAILOVER_PAUSE, Notice, Shard};
 pub use signs::Signs;
+pub use unreachable::{NOTICE_INTERVAL, NOTICED_MAX};
 pub use view::{Addresses, Owner, View};

@@ -23,6 +23,7 @@ use sip_types::{Message, Uri};
 use crate::names::{self, FRESH_FOR, Known, NAMES_MAX};
 use crate::shard::Notice;
 use crate::signs::{Sign, Signs};
+use crate::unreachable::Unreachable;
 use crate::view::{Owner, View};
 
 /// The set that requests from outside go to.
@@ -55,6 +56,7 @@ pub struct Node {
     lookups: VecDeque<Box<str>>,
     asked: BTreeSet<Box<str>>,
     next_refresh: Option<Instant>,
+    unreachable: Unreachable,
     outbox: Outbox,
     rng: SmallRng,
     tag: u64,
@@ -83,6 +85,7 @@ impl Node {
             lookups: VecDeque::new(),
             asked: BTreeSet::new(),
             next_refresh: None,
+            unreachable: Unreachable::default(),
             outbox: Outbox::new(),
             rng,
             tag,
@@ -242,6 +245,12 @@ impl Node {
         self.health.statuses()
     }
 
+    /// Returns how many ICMP errors were ignored: see [`crate::NOTICED_MAX`].
+    #[must_use]
+    pub fn unreachable_ignored(&self) -> u64 {
+        self.unreachable.ignored()
+    }
+
     /// Returns the next name to look up; [`Node::handle_lookup`] must follow.
     pub fn poll_lookup(&mut self) -> Option<Box<str>> {
         self.lookups.pop_front()
@@ -390,6 +399,8 @@ impl element::Node for Node {
     fn handle_unreachable(&mut self, now: Instant, _flow: FlowId, destination: SocketAddr) {
         if let Some(destination) = self.health.destination_at(destination).cloned() {
             self.health.handle_unreachable(now, &destination);
+        } else if self.unreachable.note(now, destination) {
+            self.notices.push_back(Notice::Unreachable(destination));
         }
         self.run_health();
     }

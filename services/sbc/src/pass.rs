@@ -4,6 +4,7 @@
 //! ours; what that router sends back to us under this branch is its *second pass* and is *bound*.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use sip::{BranchId, ContextId};
 use smallvec::SmallVec;
@@ -44,6 +45,8 @@ pub(crate) struct Try {
     pub(crate) bound: SmallVec<[ContextId; 1]>,
     /// Its router was lost after binding: we play that router's part.
     pub(crate) lost: bool,
+    /// When the network first said that it cannot be reached.
+    pub(crate) refused_at: Option<Instant>,
 }
 
 impl Try {

@@ -193,6 +193,18 @@ impl Role for Sbc {
             true,
         );
         figure(
+            "sbc_unreachable",
+            "Requests answered 503 because the network cannot reach their callee",
+            counters.unreachable,
+            true,
+        );
+        figure(
+            "sbc_unreachable_ignored",
+            "ICMP errors beyond what shards are told of at once",
+            element.inspect_node(Node::unreachable_ignored),
+            true,
+        );
+        figure(
             "sip_repeats_sent",
             "Requests sent again by Timers A and E",
             repeats,

@@ -26,6 +26,8 @@ pub const FAILOVER_PAUSE: Duration = Duration::from_millis(10);
 pub enum Notice {
     /// The router at this address was found dead, or has come back as another incarnation.
     RouterLost(SocketAddr),
+    /// The network says that nobody is at this address, which is no router's.
+    Unreachable(SocketAddr),
     /// A name has been looked up; the view says with what result.
     NamesKnown,
 }
@@ -154,6 +156,7 @@ impl element::Shard for Shard {
     fn handle_notice(&mut self, now: Instant, view: &View, notice: &Notice) {
         match *notice {
             Notice::RouterLost(router) => self.router_lost(now, view, router),
+            Notice::Unreachable(address) => self.unreachable(now, view, address),
             Notice::NamesKnown => self.names_known(now, view),
         }
         self.run_events(now, view);

@@ -73,7 +73,13 @@ impl Shard {
     }
 
     /// Gives the latest response of a second pass to its first pass.
-    fn repeat_in_stead(&mut self, now: Instant, view: &View, first: BranchId, second: ContextId) {
+    pub(crate) fn repeat_in_stead(
+        &mut self,
+        now: Instant,
+        view: &View,
+        first: BranchId,
+        second: ContextId,
+    ) {
         let latest = self
             .proxy
             .context(second)
@@ -207,7 +213,7 @@ impl Shard {
             self.owed_by_router(first);
             return self.time_out_in_stead(now, view, first);
         }
-        self.answer_timeout(now, id);
+        self.end_unanswered(now, id, 408);
     }
 
     /// A second pass has timed out: its first pass, if its router is lost, has no other to wait for.
@@ -216,18 +222,18 @@ impl Shard {
             && !self.rings_elsewhere(first)
             && let Answer::Delivered(_) = self.proxy.handle_response_in_stead(now, first, 408)
         {
-            self.answer_timeout(now, first.context);
+            self.end_unanswered(now, first.context, 408);
         }
     }
 
-    /// Answers 408, and ends the dialog of a BYE that nobody has answered.
-    fn answer_timeout(&mut self, now: Instant, id: ContextId) {
+    /// Answers for a callee that does not, and ends the dialog of a BYE that nobody has answered.
+    pub(crate) fn end_unanswered(&mut self, now: Instant, id: ContextId, status: u16) {
         let request = self.proxy.context(id).and_then(sip::Context::request);
         let mut index = Index::new();
         if let Some(Ok(request)) = request.map(|bytes| Message::parse(bytes, &mut index)) {
             self.dialogs.handle_request_timeout(&request);
         }
-        self.proxy.respond(now, id, 408, &[]);
+        self.proxy.respond(now, id, status, &[]);
     }
 
     /// Timer C: the try itself has been cancelled; so must be what is bound to it.

@@ -9,6 +9,7 @@
 //! | [`response`] | `onreply_route` |
 //! | [`cancel`] | `t_relay_cancel` |
 //! | [`failure`] | `failure_route`: the next router, the heir, in the dead one's stead |
+//! | [`unreachable`] | the same, when ICMP says that nobody is there |
 
 mod cancel;
 mod dispatch;
@@ -16,4 +17,5 @@ mod failure;
 mod request;
 mod response;
 mod second_pass;
+mod unreachable;
 mod within_dialog;
