@@ -259,7 +259,7 @@ impl Bus {
     pub fn handle_unreachable(&mut self, now: Instant, destination: SocketAddr) {
         let address = canonical(destination);
         let node = self.nodes.get_mut(&address);
-        if node.is_some_and(|node| node.handle_refusal(now)) && !self.is_leaving {
+        if node.is_some_and(|node| node.handle_refusal(now)) {
             self.lose(now, address);
             self.notify(now, address);
         }

@@ -18,7 +18,7 @@ impl Bus {
         let Some(node) = self.nodes.get(&address) else {
             return;
         };
-        if node.is_lost(now) && !self.is_leaving {
+        if node.is_lost(now) {
             self.lose(now, address);
         }
         let Some(node) = self.nodes.get(&address) else {
