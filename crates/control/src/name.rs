@@ -1,4 +1,5 @@
-//! Resource names: `cells/a`, `members/a`, `sets/1`, `sets/1/destinations/a`, `routes/a`.
+//! Resource names: `cells/a`, `members/a`, `sets/1`, `sets/1/destinations/a`, `routes/a`,
+//! `tables/a`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,13 +25,17 @@ pub enum Name {
         /// Id in the set.
         id: String,
     },
+    /// `tables/{id}`
+    Table(String),
 }
 
 /// Why a text is no resource name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Another shape than these.
-    #[error("must be cells/ID, members/ID, sets/ID, sets/SET/destinations/ID or routes/ID")]
+    #[error(
+        "must be cells/ID, members/ID, sets/ID, sets/SET/destinations/ID, routes/ID or tables/ID"
+    )]
     Shape,
     /// An id with other characters, or too long, or empty.
     #[error("an id is 1 to 63 of a-z, 0-9 and, inside, the hyphen")]
@@ -46,7 +51,8 @@ impl Name {
             | Self::Member(id)
             | Self::Route(id)
             | Self::Set(id)
-            | Self::Destination { id, .. } => id,
+            | Self::Destination { id, .. }
+            | Self::Table(id) => id,
         }
     }
 }
@@ -74,6 +80,7 @@ impl FromStr for Name {
             ["cells", id] => Self::Cell(id.to_owned()),
             ["members", id] => Self::Member(id.to_owned()),
             ["routes", id] => Self::Route(id.to_owned()),
+            ["tables", id] => Self::Table(id.to_owned()),
             ["sets", id] => Self::Set(id.to_owned()),
             ["sets", set, "destinations", id] => {
                 check_id(set)?;
@@ -95,6 +102,7 @@ impl fmt::Display for Name {
             Self::Cell(id) => write!(f, "cells/{id}"),
             Self::Member(id) => write!(f, "members/{id}"),
             Self::Route(id) => write!(f, "routes/{id}"),
+            Self::Table(id) => write!(f, "tables/{id}"),
             Self::Set(id) => write!(f, "sets/{id}"),
             Self::Destination { set, id } => write!(f, "sets/{set}/destinations/{id}"),
         }
@@ -113,6 +121,7 @@ mod tests {
             "sets/1",
             "sets/1/destinations/router-a",
             "routes/0",
+            "tables/bans",
         ] {
             assert_eq!(text.parse::<Name>().unwrap().to_string(), text);
         }

@@ -40,6 +40,8 @@ pub struct View {
     pub destinations: Vec<Destination>,
     /// The routes, by id; a router sorts them by priority.
     pub routes: Vec<Route>,
+    /// The tables that routers hold; no two of the same name on the bus.
+    pub tables: Vec<TableDefinition>,
 }
 
 /// Slots of a cell's dialog table unless an operator says otherwise: Kamailio's default.
@@ -379,6 +381,23 @@ pub struct Route {
     pub results: Vec<RouteResult>,
 }
 
+/// One of the tables that routers hold and replicate, as Kamailio's htable module does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableDefinition {
+    /// Its id.
+    pub id: String,
+    /// What it is called on the bus: 1 to 64 of `A-Z`, `a-z`, `0-9`, `_` and `-`.
+    pub table: String,
+    /// How long a key lives after it was set, in whole seconds; `None` for ever.
+    pub autoexpire: Option<Duration>,
+    /// Whether changes go to the other nodes of the cell.
+    pub replicate: bool,
+    /// Whether setting a key that exists restarts its lifetime.
+    pub update_expire: bool,
+    /// Entries that a node holds before it refuses new keys, 1 to 1 000 000.
+    pub entries_max: u32,
+}
+
 impl View {
     /// Returns a cell by id: one with the defaults when nobody described it.
     #[must_use]
@@ -388,7 +407,8 @@ impl View {
             .map_or_else(|_| Cell::new(id), |i| self.cells[i].clone())
     }
 
-    /// Returns the key of a cell's digests: the 128 bits of SipHash-2-4 of its id under the cluster key.
+    /// Returns the key of a cell's digests: the 128 bits of SipHash-2-4 of `cell digest` and its id
+    /// under the cluster key.
     ///
     /// The same at every node, so that digests compare; another in every cell, so that two that meet
     /// by mistake agree on nothing.

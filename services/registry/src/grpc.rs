@@ -16,6 +16,7 @@ use control::registry::v1::destination_set_service_server::DestinationSetService
 use control::registry::v1::member_service_server::MemberServiceServer;
 use control::registry::v1::route_service_server::RouteServiceServer;
 use control::registry::v1::status_service_server::StatusServiceServer;
+use control::registry::v1::table_definition_service_server::TableDefinitionServiceServer;
 use control::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -65,6 +66,7 @@ pub(crate) async fn serve(
         .add_service(DestinationSetServiceServer::new(face.clone()))
         .add_service(DestinationServiceServer::new(face.clone()))
         .add_service(RouteServiceServer::new(face.clone()))
+        .add_service(TableDefinitionServiceServer::new(face.clone()))
         .add_service(StatusServiceServer::new(face.clone()))
         .add_service(ConfigServiceServer::new(face))
         .add_service(health_service)

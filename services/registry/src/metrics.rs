@@ -41,7 +41,8 @@ impl Collector for FromState {
                             Kind::Cell(_)
                             | Kind::DestinationSet(_)
                             | Kind::Destination(_)
-                            | Kind::Route(_),
+                            | Kind::Route(_)
+                            | Kind::TableDefinition(_),
                         )
                         | None => false,
                     });

@@ -4,7 +4,9 @@ use std::hash::Hasher;
 
 use control::name::Name;
 use control::registry::v1::resource::Resource as Kind;
-use control::registry::v1::{Cell, Destination, DestinationSet, Member, Resource, Route};
+use control::registry::v1::{
+    Cell, Destination, DestinationSet, Member, Resource, Route, TableDefinition,
+};
 use siphasher::sip::SipHasher24;
 
 /// Below this prefix stands what an operator may change.
@@ -75,11 +77,12 @@ managed!(Member, Name::Member(_), |member| {
 managed!(DestinationSet, Name::Set(_), |_set| ());
 managed!(Destination, Name::Destination { .. }, |_destination| ());
 managed!(Route, Name::Route(_), |_route| ());
+managed!(TableDefinition, Name::Table(_), |_table| ());
 
 /// Returns the key under which a resource is stored.
 pub(crate) fn key_of(name: &Name) -> String {
     match name {
-        Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) => {
+        Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) | Name::Table(_) => {
             format!("{CONFIG}{name}")
         }
         Name::Destination { set, id } => format!("{CONFIG}sets/{set}/{id}"),
@@ -107,6 +110,7 @@ pub(crate) fn decode(
         Name::Set(_) => decode_as::<DestinationSet>(value, generation),
         Name::Destination { .. } => decode_as::<Destination>(value, generation),
         Name::Route(_) => decode_as::<Route>(value, generation),
+        Name::Table(_) => decode_as::<TableDefinition>(value, generation),
     }
 }
 
@@ -133,6 +137,7 @@ mod tests {
             ("sets/1", "config/sets/1"),
             ("sets/1/destinations/a", "config/sets/1/a"),
             ("routes/a", "config/routes/a"),
+            ("tables/a", "config/tables/a"),
         ] {
             let name: Name = name.parse().unwrap();
             assert_eq!(key_of(&name), key);

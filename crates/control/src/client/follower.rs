@@ -255,7 +255,11 @@ impl Follower {
         for (name, resource) in &self.vanished {
             let fits = match name {
                 Name::Destination { set, .. } => all.by_name.contains_key(&Name::Set(set.clone())),
-                Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) => true,
+                Name::Cell(_)
+                | Name::Member(_)
+                | Name::Route(_)
+                | Name::Set(_)
+                | Name::Table(_) => true,
             };
             if fits {
                 all.by_name.insert(name.clone(), resource.clone());
@@ -318,7 +322,8 @@ fn answers_probes(resource: &v1::Resource) -> bool {
         Some(
             resource::Resource::Cell(_)
             | resource::Resource::DestinationSet(_)
-            | resource::Resource::Route(_),
+            | resource::Resource::Route(_)
+            | resource::Resource::TableDefinition(_),
         )
         | None => false,
     }

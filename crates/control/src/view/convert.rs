@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{
     Algorithm, Cell, Destination, DestinationSet, DestinationState, HASH_SIZE, Liveness, Member,
     MemberKind, MemberState, Network, NextHop, NotificationAddress, Route, RouteMatch, RouteResult,
-    Selector, Side, SipEndpoint,
+    Selector, Side, SipEndpoint, TableDefinition,
 };
 use crate::name::{Name, check_id};
 use crate::registry::v1::{self, route_result};
@@ -29,6 +29,14 @@ const TAGS_MAX: usize = 32;
 const ROUTE_RESULTS_MAX: usize = 16;
 /// Most headers a route result adds.
 const ROUTE_HEADERS_MAX: usize = 16;
+/// Longest name of a table on the bus, in bytes.
+const TABLE_BYTES_MAX: usize = 64;
+/// Most seconds that a key may live: Kamailio's lifetimes are signed 32-bit numbers.
+const AUTOEXPIRE_SECONDS_MAX: u64 = i32::MAX as u64;
+/// Entries of a table unless an operator says otherwise.
+const ENTRIES: u32 = 65_536;
+/// Most entries that a table may be allowed.
+const ENTRIES_MAX: u32 = 1_000_000;
 /// Longest text in any field, in bytes.
 const TEXT_BYTES_MAX: usize = 512;
 
@@ -352,7 +360,9 @@ impl TryFrom<&v1::Destination> for Destination {
         let mut check = Check::new(&message.name);
         let name = match check.name(&message.name) {
             Some(Name::Destination { set, id }) => Some((set, id)),
-            Some(Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_)) => {
+            Some(
+                Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) | Name::Table(_),
+            ) => {
                 check.refuse("name", "must be sets/SET/destinations/ID");
                 None
             }
@@ -411,6 +421,46 @@ impl TryFrom<&v1::Route> for Route {
     }
 }
 
+impl TryFrom<&v1::TableDefinition> for TableDefinition {
+    type Error = Vec<Refusal>;
+
+    fn try_from(message: &v1::TableDefinition) -> Result<Self, Vec<Refusal>> {
+        let mut check = Check::new(&message.name);
+        let id = check.name(&message.name).map(|name| name.id().to_owned());
+        let table = some(&message.table).or_else(|| id.clone());
+        if let Some(table) = &table {
+            check.unless(
+                is_table_name(table),
+                "table",
+                format_args!("{table:?} is not 1 to {TABLE_BYTES_MAX} of A-Z, a-z, 0-9, _ and -"),
+            );
+        }
+        let seconds = Duration::from_secs;
+        let autoexpire = message.autoexpire.as_ref().map(|autoexpire| {
+            let range = (seconds(1), seconds(AUTOEXPIRE_SECONDS_MAX));
+            check.duration("autoexpire", Some(autoexpire), range.0, range)
+        });
+        check.unless(
+            autoexpire.is_none_or(|autoexpire| autoexpire.subsec_nanos() == 0),
+            "autoexpire",
+            "must be whole seconds: stock nodes know no other",
+        );
+        let entries_max = message.entries_max.unwrap_or(ENTRIES);
+        let entries_max = check.range("entries_max", entries_max, 1, ENTRIES_MAX);
+        let definition = || {
+            Some(Self {
+                id: id?,
+                table: table?,
+                autoexpire,
+                replicate: message.replicate.unwrap_or(true),
+                update_expire: message.update_expire.unwrap_or(true),
+                entries_max,
+            })
+        };
+        check.finish(definition())
+    }
+}
+
 fn route_match(check: &mut Check, message: &v1::RouteMatch) -> RouteMatch {
     check.text("match.domain", &message.domain);
     check.text("match.called_prefix", &message.called_prefix);
@@ -446,7 +496,13 @@ fn route_result(check: &mut Check, i: usize, message: &v1::RouteResult) -> Optio
     let next_hop = match &message.next_hop {
         Some(route_result::NextHop::Set(name)) => match name.parse() {
             Ok(Name::Set(id)) => NextHop::Set(id),
-            Ok(Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Destination { .. })
+            Ok(
+                Name::Cell(_)
+                | Name::Member(_)
+                | Name::Route(_)
+                | Name::Destination { .. }
+                | Name::Table(_),
+            )
             | Err(_) => {
                 check.refuse(
                     format!("results[{i}].set"),
@@ -633,6 +689,13 @@ fn is_host_name(text: &str) -> bool {
     text.strip_suffix('.').unwrap_or(text).split('.').all(label)
 }
 
+fn is_table_name(text: &str) -> bool {
+    (1..=TABLE_BYTES_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
 /// RFC 3261 section 25.1.
 fn is_token(text: &str) -> bool {
     !text.is_empty()
@@ -752,6 +815,71 @@ mod tests {
                 .into_iter()
                 .map(|r| r.field);
             assert_eq!(fields.collect::<Vec<_>>(), ["hash_size", "stock_nodes"]);
+        }
+    }
+
+    #[test]
+    fn an_unset_table_has_the_documented_defaults() {
+        let table = v1::TableDefinition {
+            name: "tables/bans".into(),
+            ..Default::default()
+        };
+        let expected = TableDefinition {
+            id: "bans".into(),
+            table: "bans".into(),
+            autoexpire: None,
+            replicate: true,
+            update_expire: true,
+            entries_max: 65_536,
+        };
+        assert_eq!(TableDefinition::try_from(&table).unwrap(), expected);
+
+        let told = v1::TableDefinition {
+            table: "Ban_List".into(),
+            autoexpire: Some(prost_types::Duration {
+                seconds: 300,
+                nanos: 0,
+            }),
+            replicate: Some(false),
+            update_expire: Some(false),
+            entries_max: Some(1_000_000),
+            ..table
+        };
+        let expected = TableDefinition {
+            table: "Ban_List".into(),
+            autoexpire: Some(Duration::from_secs(300)),
+            replicate: false,
+            update_expire: false,
+            entries_max: 1_000_000,
+            ..expected
+        };
+        assert_eq!(TableDefinition::try_from(&told).unwrap(), expected);
+    }
+
+    #[test]
+    fn tables_that_no_bus_could_carry_are_refused() {
+        let fields = |table: v1::TableDefinition| -> Vec<_> {
+            let refusals = TableDefinition::try_from(&table).unwrap_err();
+            refusals.into_iter().map(|refusal| refusal.field).collect()
+        };
+        let seconds = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        let bad = v1::TableDefinition {
+            name: "tables/A".into(),
+            table: "a b".into(),
+            autoexpire: seconds(1, 500_000_000),
+            entries_max: Some(0),
+            ..Default::default()
+        };
+        assert_eq!(fields(bad), ["name", "table", "autoexpire", "entries_max"]);
+        for autoexpire in [seconds(0, 0), seconds(-1, 0), seconds(1 << 31, 0)] {
+            let bad = v1::TableDefinition {
+                name: "tables/a".into(),
+                table: "t".repeat(65),
+                autoexpire,
+                entries_max: Some(1_000_001),
+                ..Default::default()
+            };
+            assert_eq!(fields(bad), ["table", "autoexpire", "entries_max"]);
         }
     }
 

@@ -7,7 +7,8 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher24;
 
 use super::{
-    CLUSTER_KEY_BYTES, Cell, Destination, DestinationSet, Member, NextHop, Refusal, Route, View,
+    CLUSTER_KEY_BYTES, Cell, Destination, DestinationSet, Member, NextHop, Refusal, Route,
+    TableDefinition, View,
 };
 use crate::name::Name;
 use crate::registry::v1::resource::Resource as Kind;
@@ -101,11 +102,15 @@ impl Resources {
                 Some(Kind::Route(route)) => {
                     Route::try_from(route).map(|route| view.routes.push(route))
                 }
+                Some(Kind::TableDefinition(table)) => {
+                    TableDefinition::try_from(table).map(|table| view.tables.push(table))
+                }
                 None => Ok(()),
             };
             refusals.extend(converted.err().into_iter().flatten());
         }
         refusals.extend(self.missing_references(&view));
+        refusals.extend(tables_of_one_name(&view));
         if refusals.is_empty() {
             Ok(view)
         } else {
@@ -150,6 +155,23 @@ impl Resources {
     }
 }
 
+/// On the bus a table is known by its name alone.
+fn tables_of_one_name(view: &View) -> Vec<Refusal> {
+    let mut first = BTreeMap::new();
+    let mut refusals = Vec::new();
+    for TableDefinition { id, table, .. } in &view.tables {
+        let owner = *first.entry(table).or_insert(id);
+        if owner != id {
+            refusals.push(Refusal {
+                resource: Name::Table(id.clone()).to_string(),
+                field: "table".into(),
+                reason: format!("tables/{owner} is called {table:?}, too"),
+            });
+        }
+    }
+    refusals
+}
+
 /// Returns the name of a resource; empty when it is of no kind known here.
 #[must_use]
 pub fn name_of(resource: &Resource) -> &str {
@@ -159,6 +181,7 @@ pub fn name_of(resource: &Resource) -> &str {
         Some(Kind::DestinationSet(set)) => &set.name,
         Some(Kind::Destination(destination)) => &destination.name,
         Some(Kind::Route(route)) => &route.name,
+        Some(Kind::TableDefinition(table)) => &table.name,
         None => "",
     }
 }
@@ -172,6 +195,7 @@ pub fn etag_of(resource: &Resource) -> &str {
         Some(Kind::DestinationSet(set)) => &set.etag,
         Some(Kind::Destination(destination)) => &destination.etag,
         Some(Kind::Route(route)) => &route.etag,
+        Some(Kind::TableDefinition(table)) => &table.etag,
         None => "",
     }
 }
@@ -287,6 +311,30 @@ mod tests {
                 "routes/r: results[0].set: sets/3 does not exist",
             ]
         );
+    }
+
+    #[test]
+    fn two_tables_of_one_name_are_refused() {
+        let table = |id: &str, table: &str| {
+            Kind::TableDefinition(v1::TableDefinition {
+                name: format!("tables/{id}"),
+                table: table.into(),
+                ..Default::default()
+            })
+        };
+        let named = resources([table("a", "Bans"), table("b", ""), table("c", "bans")]);
+        let view = named.to_view().unwrap();
+        let names: Vec<_> = view
+            .tables
+            .iter()
+            .map(|table| table.table.as_str())
+            .collect();
+        assert_eq!(names, ["Bans", "b", "bans"]);
+
+        let twice = resources([table("a", ""), table("b", "x"), table("c", "a")]);
+        let refusals = twice.to_view().unwrap_err();
+        let said: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+        assert_eq!(said, [r#"tables/c: table: tables/a is called "a", too"#]);
     }
 
     #[test]

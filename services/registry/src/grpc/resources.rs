@@ -5,16 +5,20 @@ use control::registry::v1::cell_service_server::CellService;
 use control::registry::v1::destination_service_server::DestinationService;
 use control::registry::v1::destination_set_service_server::DestinationSetService;
 use control::registry::v1::route_service_server::RouteService;
+use control::registry::v1::table_definition_service_server::TableDefinitionService;
 use control::registry::v1::{
     Cell, CreateCellRequest, CreateDestinationRequest, CreateDestinationSetRequest,
-    CreateRouteRequest, DeleteCellRequest, DeleteCellResponse, DeleteDestinationRequest,
-    DeleteDestinationResponse, DeleteDestinationSetRequest, DeleteDestinationSetResponse,
-    DeleteRouteRequest, DeleteRouteResponse, Destination, DestinationSet, GetCellRequest,
-    GetDestinationRequest, GetDestinationSetRequest, GetRouteRequest, ListCellsRequest,
-    ListCellsResponse, ListDestinationSetsRequest, ListDestinationSetsResponse,
-    ListDestinationsRequest, ListDestinationsResponse, ListRoutesRequest, ListRoutesResponse,
-    Route, UpdateCellRequest, UpdateDestinationRequest, UpdateDestinationSetRequest,
-    UpdateRouteRequest,
+    CreateRouteRequest, CreateTableDefinitionRequest, DeleteCellRequest, DeleteCellResponse,
+    DeleteDestinationRequest, DeleteDestinationResponse, DeleteDestinationSetRequest,
+    DeleteDestinationSetResponse, DeleteRouteRequest, DeleteRouteResponse,
+    DeleteTableDefinitionRequest, DeleteTableDefinitionResponse, Destination, DestinationSet,
+    GetCellRequest, GetDestinationRequest, GetDestinationSetRequest, GetRouteRequest,
+    GetTableDefinitionRequest, ListCellsRequest, ListCellsResponse, ListDestinationSetsRequest,
+    ListDestinationSetsResponse, ListDestinationsRequest, ListDestinationsResponse,
+    ListRoutesRequest, ListRoutesResponse, ListTableDefinitionsRequest,
+    ListTableDefinitionsResponse, Route, TableDefinition, UpdateCellRequest,
+    UpdateDestinationRequest, UpdateDestinationSetRequest, UpdateRouteRequest,
+    UpdateTableDefinitionRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -124,6 +128,15 @@ serves! {
     delete_route(DeleteRouteRequest) -> DeleteRouteResponse;
 }
 
+serves! {
+    TableDefinitionService: TableDefinition as table_definition, table_definitions;
+    get_table_definition(GetTableDefinitionRequest)
+    list_table_definitions(ListTableDefinitionsRequest) -> ListTableDefinitionsResponse;
+    create_table_definition(CreateTableDefinitionRequest)
+    update_table_definition(UpdateTableDefinitionRequest)
+    delete_table_definition(DeleteTableDefinitionRequest) -> DeleteTableDefinitionResponse;
+}
+
 #[tonic::async_trait]
 impl DestinationService for Face {
     async fn get_destination(
@@ -150,7 +163,9 @@ impl DestinationService for Face {
             Name::Destination { set, .. } => parent
                 .as_ref()
                 .is_none_or(|parent| *parent == format!("sets/{set}")),
-            Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) => false,
+            Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) | Name::Table(_) => {
+                false
+            }
         };
         let (destinations, next_page_token) = self.catalog.list(page_size, &page_token, wanted)?;
         Ok(Response::new(ListDestinationsResponse {
