@@ -66,7 +66,8 @@ pub struct Profile {
 pub struct Timing {
     /// When the 2xx was seen, in UNIX seconds; `None` before.
     pub start_ts: Option<u64>,
-    /// The whole allowed duration in seconds, which a receiver counts from receipt; `None`: not told.
+    /// The whole allowed duration in seconds, which a receiver counts from receipt. `None`: not told;
+    /// written as 0, which versions before 6.1.4 take for the duration, so a sender should tell it.
     pub lifetime: Option<u32>,
 }
 

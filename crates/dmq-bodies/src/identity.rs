@@ -83,7 +83,7 @@ pub fn slot(call_id: &[u8], size: u32) -> u32 {
 ///
 /// The sender's own is among them if it counts as [`slot`] does; none means it does not. Several
 /// Call-IDs together leave one.
-pub fn hash_size_candidates(call_id: &[u8], h_entry: u32) -> impl Iterator<Item = u32> {
+pub fn hash_size_candidates(call_id: &[u8], h_entry: u32) -> impl Iterator<Item = u32> + use<> {
     let hash = hash(call_id);
     (0..u32::BITS)
         .map(|bits| 1 << bits)

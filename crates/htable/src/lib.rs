@@ -4,8 +4,8 @@
 //! changes is its result, so that the caller can pass it on to other nodes. Every entry carries a
 //! stamp that the caller gives; [`Table::merge`] keeps the entry with the greater one.
 //!
-//! Not here: the network, stamps' making, and what is remembered of deleted keys: a deleted key is
-//! simply absent. Source: Kamailio htable, its manual, and what was seen of it on the wire.
+//! Not here: the network, how stamps are made, and what is remembered of deleted keys: a deleted key
+//! is simply absent. Source: Kamailio htable, its manual, and what was seen of it on the wire.
 
 mod definition;
 mod pattern;
