@@ -217,7 +217,7 @@ impl Bus {
         self.add_seeds(now);
     }
 
-    /// Says what runs at a node; without effect on one that is not listed.
+    /// Says what runs at a node, until it is removed; without effect on one that is not listed.
     pub fn set_kind(&mut self, node: SocketAddr, kind: Kind) {
         if let Some(node) = self.nodes.get_mut(&canonical(node)) {
             node.status.kind = kind;

@@ -202,21 +202,17 @@ fn a_retransmission_is_answered_again_and_not_delivered_again() {
 fn a_repeated_notification_is_answered_with_a_list_and_is_no_news() {
     let now = origin();
     let mut bus = pair(now);
-    let text = request(
-        node(2),
-        "notification_peer",
-        "one",
-        "sip:10.0.0.3:5060;status=disabled\r\n",
-    );
-    receive(&mut bus, now, node(2), &text);
+    let leaves = "sip:10.0.0.3:5060;status=disabled\r\n";
+    let leaves = request(node(2), "notification_peer", "one", leaves);
+    receive(&mut bus, now, node(2), &leaves);
     receive(
         &mut bus,
         now,
         node(2),
-        &request(node(2), "tandem", "two", "x"),
+        &request(node(2), "notification_peer", "two", ""),
     );
     sent(&mut bus);
-    receive(&mut bus, now, node(2), &text);
+    receive(&mut bus, now, node(2), &leaves);
     let answers = sent(&mut bus);
     assert_eq!(answers.len(), 1);
     assert!(
@@ -225,6 +221,26 @@ fn a_repeated_notification_is_answered_with_a_list_and_is_no_news() {
             .ends_with(b"sip:10.0.0.3:5060;status=active\r\n"),
         "still up"
     );
+}
+
+#[test]
+fn data_of_a_node_that_has_left_are_executed_but_do_not_bring_it_back() {
+    let now = origin();
+    let mut bus = pair(now);
+    let leaves = "sip:10.0.0.2:5060;status=disabled\r\n";
+    let leaves = request(node(1), "notification_peer", "one", leaves);
+    receive(&mut bus, now, node(1), &leaves);
+    sent(&mut bus);
+    let text = request(node(1), "tandem", "two", "late");
+    assert!(receive(&mut bus, now, node(1), &text).is_some());
+    assert_eq!(events(&mut bus), [Event::NodeDown { node: node(1) }]);
+    let (_, ping) = sent(&mut bus).swap_remove(0);
+    assert!(
+        ping.starts_with(b"KDMQ sip:notification_peer"),
+        "it is asked"
+    );
+    answer(&mut bus, now, node(1), &ping, 200);
+    assert_eq!(events(&mut bus), [Event::NodeUp { node: node(1) }]);
 }
 
 #[test]

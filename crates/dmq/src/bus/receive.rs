@@ -8,6 +8,7 @@ use sip_types::Message;
 use super::{Bus, Delivery, Event, JOIN_MAX_FORWARDS, MAX_FORWARDS};
 use crate::NOTIFICATION_CHANNEL;
 use crate::list::{self, Status};
+use crate::node::NodeState;
 use crate::replies::Seen;
 use crate::request::{Purpose, Request, RequestId};
 use crate::wire;
@@ -45,8 +46,7 @@ impl Bus {
             self.handle_notification(now, source, message, is_new);
             return None;
         }
-        self.activate(now, source);
-        self.notify(now, source);
+        self.hear_data(now, source);
         let body = message.body();
         let status = match std::str::from_utf8(channel) {
             Ok(channel) if !body.is_empty() && message.content_length().is_some() => {
@@ -61,6 +61,16 @@ impl Bus {
         };
         self.reply(now, source, message, status);
         None
+    }
+
+    /// A node that sends data takes data. One that has left may have sent them before it did: what it
+    /// says to a ping decides.
+    fn hear_data(&mut self, now: Instant, source: SocketAddr) {
+        match self.nodes.get_mut(&source) {
+            Some(node) if node.status.state == NodeState::Disabled => node.next_ping = now,
+            Some(_) | None => drop(self.activate(now, source)),
+        }
+        self.notify(now, source);
     }
 
     /// Answers a retransmission as before, a notification with the list of today.
