@@ -13,6 +13,7 @@ pub mod drops;
 pub mod options;
 pub mod private;
 pub mod proxy;
+pub mod refused;
 pub mod route;
 pub mod server_invite;
 pub mod server_non_invite;

@@ -21,6 +21,7 @@ use slab::Slab;
 
 use crate::branch::{BranchId, ContextId};
 use crate::context::{Branch, Context};
+use crate::refused::Refused;
 use crate::timers::{Deadlines, TimerConfig};
 use crate::transaction::{Client, ServerKey};
 
@@ -113,6 +114,8 @@ pub struct ProxyCounters {
     pub repeats_absorbed: u64,
     /// Responses that matched nothing.
     pub stray_responses: u64,
+    /// Refused INVITEs forgotten before their time: see [`crate::refused::REFUSED_MAX`].
+    pub refused_forgotten: u64,
 }
 
 /// Changes a stored request before another try: see [`Proxy::retry`].
@@ -144,6 +147,7 @@ pub struct Proxy<C, B> {
     vias: Box<[Box<[u8]>]>,
     contexts: Slab<Context<C, B>>,
     servers: HashMap<ServerKey, ContextId>,
+    refused: Refused,
     deadlines: Deadlines<ContextId>,
     events: VecDeque<Event>,
     outbox: Outbox,
@@ -177,6 +181,7 @@ impl<C, B> Proxy<C, B> {
             vias,
             contexts: Slab::new(),
             servers: HashMap::new(),
+            refused: Refused::default(),
             deadlines: Deadlines::new(),
             events: VecDeque::new(),
             outbox: Outbox::new(),
@@ -265,6 +270,12 @@ impl<C, B> Proxy<C, B> {
         self.contexts.is_empty()
     }
 
+    /// Returns the key of the INVITE that a request is, acknowledges after a failure, or cancels.
+    #[must_use]
+    pub fn invite_key(&self, message: &Message<'_>) -> Option<ServerKey> {
+        ServerKey::of(&self.hash_key, message, Method::Invite)
+    }
+
     /// Returns the key under which this proxy hashes: random, its own.
     #[must_use]
     pub fn hash_key(&self) -> &[u8; 16] {
@@ -274,7 +285,10 @@ impl<C, B> Proxy<C, B> {
     /// Returns the counters.
     #[must_use]
     pub fn counters(&self) -> ProxyCounters {
-        self.counters
+        ProxyCounters {
+            refused_forgotten: self.refused.forgotten(),
+            ..self.counters
+        }
     }
 
     /// Tells whether `message` comes back to us as it was when it left: RFC 3261 section 16.3 step 4.

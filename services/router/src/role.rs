@@ -100,12 +100,14 @@ impl Role for Router {
     fn measure(element: &Sharded<Shard, Node>, into: &mut dyn FnMut(Figure)) {
         let mut counters = Counters::default();
         let (mut dialogs, mut contexts, mut repeats, mut absorbed) = (0, 0, 0, 0);
+        let mut forgotten = 0;
         element.for_each_shard(|shard| {
             counters.add(shard.counters());
             dialogs += shard.dialogs() as u64;
             contexts += shard.contexts() as u64;
             repeats += shard.proxy_counters().repeats_sent;
             absorbed += shard.proxy_counters().repeats_absorbed;
+            forgotten += shard.proxy_counters().refused_forgotten;
         });
         let mut figure = |name, help, value, is_counter| {
             into(Figure {
@@ -162,6 +164,12 @@ impl Role for Router {
             "sip_repeats_absorbed",
             "Repeated requests absorbed",
             absorbed,
+            true,
+        );
+        figure(
+            "sip_refused_forgotten",
+            "Refused INVITEs forgotten before their time",
+            forgotten,
             true,
         );
         for reason in Drop::ALL {

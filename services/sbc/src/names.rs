@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use element::FlowId;
-use sip_types::Index;
-use sip_types::Message;
+use sip::transaction::ServerKey;
+use sip_types::{Index, Message, Method};
 
 use crate::shard::Shard;
 use crate::view::View;
@@ -85,6 +85,8 @@ pub(crate) struct Waiting {
     flow: FlowId,
     source: SocketAddr,
     bytes: Box<[u8]>,
+    /// Names the transaction that a CANCEL would be about.
+    invite: Option<ServerKey>,
 }
 
 impl Shard {
@@ -105,13 +107,51 @@ impl Shard {
         let until = now + PATIENCE;
         let name = name.into();
         let bytes = message.bytes().into();
+        let is_invite = message.method() == Method::Invite;
+        let invite = is_invite.then(|| self.proxy.invite_key(message)).flatten();
         self.waiting.push_back(Waiting {
             name,
             until,
             flow,
             source,
             bytes,
+            invite,
         });
+        true
+    }
+
+    /// Takes the CANCEL of an INVITE that waits: it gets 200, the INVITE 487, and goes nowhere. Tells
+    /// whether there was one. RFC 3261 section 9.2.
+    pub(crate) fn cancel_waiting(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        source: SocketAddr,
+        cancel: &Message<'_>,
+    ) -> bool {
+        if self.waiting.is_empty() || cancel.method() != Method::Cancel {
+            return false;
+        }
+        let Some(key) = self.proxy.invite_key(cancel) else {
+            return false;
+        };
+        let is_meant = |waiting: &Waiting| waiting.invite == Some(key);
+        let Some(at) = self.waiting.iter().position(is_meant) else {
+            return false;
+        };
+        self.proxy
+            .respond_stateless(now, flow, source, cancel, 200, &[]);
+        if let Some(waiting) = self.waiting.remove(at) {
+            let mut index = Index::new();
+            if let Ok(invite) = Message::parse(&waiting.bytes, &mut index) {
+                self.proxy.remember_refused(now, &invite, 487);
+                let Waiting { flow, source, .. } = waiting;
+                self.proxy
+                    .respond_stateless(now, flow, source, &invite, 487, &[]);
+            }
+        }
+        // Its repeats.
+        self.waiting.retain(|waiting| !is_meant(waiting));
         true
     }
 
@@ -152,7 +192,7 @@ impl Shard {
             };
             let mut index = Index::new();
             if let Ok(message) = Message::parse(&bytes, &mut index) {
-                self.refuse_unresolvable(flow, source, &message);
+                self.refuse_unresolvable(now, flow, source, &message);
             }
         }
     }

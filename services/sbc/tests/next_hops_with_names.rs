@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::Bench;
+use common::{Bench, starts};
 use element::Element;
 use tandem_sbc::{Node, PATIENCE};
 
@@ -71,4 +71,36 @@ fn a_name_that_nobody_knows_is_refused_at_once_and_one_that_nobody_answers_for_a
             "answered: {answered}"
         );
     }
+}
+
+#[test]
+fn a_call_that_waits_for_a_name_can_be_cancelled_and_goes_nowhere() {
+    let mut bench = Bench::new();
+    let second = bench.second_pass("sip:PBX.example:5080");
+    let router = bench.router;
+    bench.receive(router, &second);
+    bench.receive(router, &second);
+    let cancel = second
+        .replacen("INVITE", "CANCEL", 1)
+        .replace("1 INVITE", "1 CANCEL");
+    let other = cancel.replace("z9hG4bKr", "z9hG4bKother");
+    let sent = bench.receive(router, &other);
+    assert_eq!(starts(&sent), ["SIP/2.0 481"], "of another request");
+    let sent = bench.receive(router, &cancel);
+    assert_eq!(starts(&sent), ["SIP/2.0 200", "SIP/2.0 487"]);
+    let sent = bench.receive(router, &second);
+    assert_eq!(starts(&sent), ["SIP/2.0 487"], "to a repeat as well");
+    let tag = sent[0].1.split_once("To: <sip:b@b>;tag=").unwrap().1;
+    let tag = tag.split_once("\r\n").unwrap().0;
+    let ack = second
+        .replacen("INVITE", "ACK", 1)
+        .replace("1 INVITE", "1 ACK")
+        .replace("To: <sip:b@b>", &format!("To: <sip:b@b>;tag={tag}"));
+    assert!(bench.receive(router, &ack).is_empty());
+    let now = bench.now;
+    bench.sbc.with_node(now, &mut bench.turn, |node| {
+        node.handle_lookup(now, "pbx.example".into(), Some([127, 0, 0, 77].into()));
+    });
+    let sent = bench.flush();
+    assert!(sent.iter().all(|(to, _)| *to == router), "{sent:?}");
 }

@@ -416,6 +416,7 @@ impl<C, B> Proxy<C, B> {
     /// Answers a request without a transaction: what must not cost memory.
     pub fn respond_stateless(
         &mut self,
+        now: Instant,
         flow: FlowId,
         source: SocketAddr,
         message: &Message<'_>,
@@ -423,6 +424,7 @@ impl<C, B> Proxy<C, B> {
         headers: &[(&str, &[u8])],
     ) {
         self.respond_stateless_because(
+            now,
             flow,
             source,
             message,
@@ -433,8 +435,13 @@ impl<C, B> Proxy<C, B> {
     }
 
     /// Answers a request without a transaction, with a reason phrase of its own. ACK is never answered.
+    ///
+    /// The ACK of an INVITE refused so is absorbed: by the To tag given here, or, inside a dialog, by
+    /// its branch, which is remembered for 64 * T1 ([`Proxy::remember_refused`]).
+    #[allow(clippy::too_many_arguments)] // a request, whence it came, and an answer
     pub fn respond_stateless_because(
         &mut self,
+        now: Instant,
         flow: FlowId,
         source: SocketAddr,
         message: &Message<'_>,
@@ -444,6 +451,9 @@ impl<C, B> Proxy<C, B> {
     ) {
         if message.method() == Method::Ack || message.is_response() {
             return;
+        }
+        if message.method() == Method::Invite && message.to_tag().is_some() && status >= 300 {
+            self.remember_refused(now, message, status);
         }
         let tag = self.stateless_tag(message);
         let peer = response_address(message, source);
@@ -456,6 +466,15 @@ impl<C, B> Proxy<C, B> {
         self.outbox.push_with(flow, peer, |out| {
             sip_types::respond_from(message, source, &head, out)
         });
+    }
+
+    /// Remembers for 64 * T1 that an INVITE was refused: repeats get the same status, and the ACK is
+    /// absorbed. At [`REFUSED_MAX`](crate::refused::REFUSED_MAX) the oldest is forgotten.
+    pub fn remember_refused(&mut self, now: Instant, invite: &Message<'_>, status: u16) {
+        let until = now + self.config.timers.transaction();
+        if let Some(key) = self.invite_key(invite) {
+            self.refused.remember(now, until, key, status);
+        }
     }
 
     /// Sends a request on without remembering it: the second pass of an ACK.

@@ -53,7 +53,7 @@ impl<C, B> Proxy<C, B> {
         if let Err(fault) = message.check() {
             drops.count(Drop::Insane);
             let (status, reason) = (fault.status(), fault.reason());
-            self.respond_stateless_because(flow, source, message, status, reason, &[]);
+            self.respond_stateless_because(now, flow, source, message, status, reason, &[]);
             return Admission::Dealt;
         }
         let loop_key = loop_key(self.hash_key(), message, from_member);
@@ -74,7 +74,7 @@ impl<C, B> Proxy<C, B> {
             return Admission::New { key, loop_key };
         };
         let headers = unsupported.filter(|_| status == 420);
-        self.respond_stateless(flow, source, message, status, headers.as_slice());
+        self.respond_stateless(now, flow, source, message, status, headers.as_slice());
         Admission::Dealt
     }
 }

@@ -33,6 +33,13 @@ impl<C, B> Proxy<C, B> {
         if let Some(&id) = self.servers.get(&key) {
             return self.offer_repeat(now, id, key, method);
         }
+        if about == Method::Invite
+            && let Some(status) = self.refused.status(now, key)
+        {
+            self.counters.repeats_absorbed += u64::from(method == Method::Invite);
+            self.respond_stateless(now, flow, source, message, status, &[]);
+            return Offered::Absorbed;
+        }
         if method == Method::Ack && message.to_tag() == Some(&self.stateless_tag(message)) {
             // Section 8.2.7: of a failure that was answered without a transaction.
             return Offered::Absorbed;
@@ -40,7 +47,7 @@ impl<C, B> Proxy<C, B> {
         if method == Method::Cancel {
             let invite = ServerKey::of(&self.hash_key, message, Method::Invite);
             if let Some(&id) = invite.and_then(|key| self.servers.get(&key)) {
-                self.respond_stateless(flow, source, message, 200, &[]);
+                self.respond_stateless(now, flow, source, message, 200, &[]);
                 return Offered::Cancel(id);
             }
         }

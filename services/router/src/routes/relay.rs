@@ -92,7 +92,7 @@ impl Shard {
             None => {
                 self.counters.calls_refused += 1;
                 self.proxy
-                    .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+                    .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]);
             }
         }
         self.edits.clear();

@@ -50,7 +50,7 @@ impl Shard {
         let refuse = |shard: &mut Self, status, headers: &[(&str, &[u8])]| {
             shard
                 .proxy
-                .respond_stateless(flow, source, message, status, headers);
+                .respond_stateless(now, flow, source, message, status, headers);
         };
         if view.draining || !view.ready || !self.dialogs.has_room() || !self.proxy.has_room() {
             self.counters.calls_refused += 1;

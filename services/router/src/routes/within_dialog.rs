@@ -38,6 +38,7 @@ impl Shard {
                 let Some(destination) = view.next_hop(message, own) else {
                     self.counters.drops.count(Drop::Unresolvable);
                     return self.proxy.respond_stateless(
+                        now,
                         flow,
                         source,
                         message,
@@ -76,7 +77,7 @@ impl Shard {
             }
             None => self
                 .proxy
-                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]),
+                .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]),
         }
         self.edits.clear();
     }

@@ -32,7 +32,7 @@ impl Shard {
             shard.counters.calls_refused += 1;
             shard
                 .proxy
-                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+                .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]);
         };
         if view.draining || !self.dialogs.has_room() || !self.proxy.has_room() {
             return refuse(self);

@@ -50,6 +50,9 @@ impl Shard {
         from_router: bool,
         message: &Message<'_>,
     ) {
+        if self.cancel_waiting(now, flow, source, message) {
+            return;
+        }
         let drops = &mut self.counters.drops;
         let admission = self
             .proxy

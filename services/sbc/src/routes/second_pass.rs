@@ -57,7 +57,7 @@ impl Shard {
             self.counters.late_second_passes += 1;
             if message.method() != Method::Ack {
                 self.proxy
-                    .respond_stateless(flow, source, message, 482, &[]);
+                    .respond_stateless(now, flow, source, message, 482, &[]);
                 self.signs.owing(source);
             }
             return;
@@ -75,7 +75,7 @@ impl Shard {
         else {
             return self
                 .proxy
-                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+                .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]);
         };
         if let Some(data) = self.proxy.branch_data_mut(first) {
             data.bound.push(context);
@@ -109,7 +109,7 @@ impl Shard {
             Some(context) => self.send_outward(now, view, context, request, destination),
             None => self
                 .proxy
-                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]),
+                .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]),
         }
     }
 
@@ -190,7 +190,7 @@ impl Shard {
             let Some(header) = message.header(HeaderName::XDestinationUri) else {
                 self.counters.drops.count(Drop::NoDestination);
                 self.proxy
-                    .respond_stateless(flow, source, message, 500, &[]);
+                    .respond_stateless(now, flow, source, message, 500, &[]);
                 return None;
             };
             Uri::parse(header.value()).map_or(NextHop::Nowhere, |uri| view.resolve(&uri))
@@ -214,20 +214,23 @@ impl Shard {
         match next {
             NextHop::Address(address) => return Some(address),
             NextHop::Ask(name) if self.wait_for_name(now, &name, flow, source, message) => {}
-            NextHop::Ask(_) | NextHop::Nowhere => self.refuse_unresolvable(flow, source, message),
+            NextHop::Ask(_) | NextHop::Nowhere => {
+                self.refuse_unresolvable(now, flow, source, message)
+            }
         }
         None
     }
 
     pub(crate) fn refuse_unresolvable(
         &mut self,
+        now: Instant,
         flow: FlowId,
         source: SocketAddr,
         message: &Message<'_>,
     ) {
         self.counters.drops.count(Drop::Unresolvable);
         self.proxy
-            .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+            .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]);
     }
 
     /// Returns the bound second pass that a request repeats under another branch: its router was

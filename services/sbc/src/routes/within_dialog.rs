@@ -32,7 +32,7 @@ impl Shard {
             self.counters.drops.count(Drop::UnknownDialog);
             return self
                 .proxy
-                .respond_stateless(flow, source, message, 481, &[]);
+                .respond_stateless(now, flow, source, message, 481, &[]);
         }
         let is_ack = message.method() == Method::Ack;
         let route = if from_router {
@@ -91,7 +91,7 @@ impl Shard {
             self.edits.clear();
             return self
                 .proxy
-                .respond_stateless(flow, source, message, 503, &[RETRY_AFTER]);
+                .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]);
         };
         let sent = self.proxy.forward(
             now,
