@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use dmq::{
-    BODY_BYTES_MAX, Bus, Event, IN_FLIGHT_BYTES_MAX, NODES_MAX, Network, NodeState, REPLIES_MAX,
-    Schedule, WINDOW,
+    BODY_BYTES_MAX, Bus, Event, IN_FLIGHT_BYTES_MAX, Kind, NODES_MAX, Network, NodeState,
+    REPLIES_MAX, Schedule, WINDOW,
 };
 use world::{World, bus, events, ms, node, nodes, origin, sent, with_message};
 
@@ -224,6 +224,28 @@ fn a_repeated_notification_is_answered_with_a_list_and_is_no_news() {
 }
 
 #[test]
+fn news_travel_one_hop_less_and_never_far() {
+    let now = origin();
+    for (received, announced) in [
+        ("0", None),
+        ("1", None),
+        ("2", Some(1)),
+        ("3", Some(2)),
+        ("70", Some(2)),
+    ] {
+        let mut bus = pair(now);
+        let text = request(node(2), "notification_peer", "one", "");
+        let text = text.replace("Max-Forwards: 1", &format!("Max-Forwards: {received}"));
+        receive(&mut bus, now, node(2), &text);
+        let to_the_other = sent(&mut bus).into_iter().find(|(to, _)| *to == node(1));
+        let hops = to_the_other.map(|(_, bytes)| {
+            with_message(&bytes, |message| message.max_forwards().unwrap().unwrap())
+        });
+        assert_eq!(hops, announced, "{received}");
+    }
+}
+
+#[test]
 fn data_of_a_node_that_has_left_are_executed_but_do_not_bring_it_back() {
     let now = origin();
     let mut bus = pair(now);
@@ -361,6 +383,26 @@ fn a_request_that_a_living_node_does_not_answer_ends_with_408() {
 }
 
 #[test]
+fn a_pause_of_our_own_is_no_death_of_the_other() {
+    let now = origin();
+    let mut bus = pair(now);
+    bus.set_kind(node(1), Kind::Tandem);
+    for _ in 0..10 {
+        let id = bus.send(now, node(1), "tandem", b"x", Schedule::Tandem);
+        assert!(id.is_some());
+    }
+    // Ten repeats at one time are one chance to answer.
+    for after in [2_000, 2_010, 2_060, 2_100] {
+        bus.handle_timeout(now + ms(after));
+    }
+    assert_eq!(events(&mut bus), []);
+    for after in (2_150..=3_000).step_by(50) {
+        bus.handle_timeout(now + ms(after));
+    }
+    assert_eq!(events(&mut bus)[0], Event::NodeDown { node: node(1) });
+}
+
+#[test]
 fn a_window_and_the_bus_have_room_for_so_much() {
     let now = origin();
     let mut bus = pair(now);
@@ -438,8 +480,11 @@ fn remembered_replies_are_bounded() {
     }
     // That of `pair` and the first of these.
     assert_eq!(bus.counters().replies_forgotten, 2);
-    let text = request(node(1), "tandem", "c1", "x");
-    assert_eq!(receive(&mut bus, now, node(1), &text), None);
+    for (call_id, is_forgotten) in [("c1", false), ("c0", true)] {
+        let text = request(node(1), "tandem", call_id, "x");
+        let delivered = receive(&mut bus, now, node(1), &text);
+        assert_eq!(delivered.is_some(), is_forgotten, "{call_id}");
+    }
 }
 
 #[test]
