@@ -121,8 +121,14 @@ fn a_notification_address_that_left_is_never_removed() {
     world.leave(0);
     world.run(ms(1_500));
     world.stop(0);
+    world.trace.clear();
     world.run(ms(900_000));
     assert_eq!(world.known(1, NodeState::Disabled), [node(0)]);
+    assert!(
+        world.trace.len() < 700,
+        "it is not missed: {}",
+        world.trace.len()
+    );
     world.start(0, &[]);
     world.run(ms(6_000));
     assert_eq!(world.known(1, NodeState::Active), [node(0)]);

@@ -32,7 +32,6 @@ impl Bus {
             self.counters.malformed += 1;
             return None;
         };
-        let is_new = !self.nodes.contains_key(&source);
         if !self.admit(now, source) {
             return None;
         }
@@ -43,7 +42,7 @@ impl Bus {
             return None;
         }
         if channel == NOTIFICATION_CHANNEL.as_bytes() {
-            self.handle_notification(now, source, message, is_new);
+            self.handle_notification(now, source, message);
             return None;
         }
         self.hear_data(now, source);
@@ -98,14 +97,8 @@ impl Bus {
 
     /// Takes a notification: its list, and what it is told in return. Whoever brings news has them
     /// announced to every active node, itself included, as far as its Max-Forwards reaches.
-    fn handle_notification(
-        &mut self,
-        now: Instant,
-        source: SocketAddr,
-        message: &Message<'_>,
-        is_new: bool,
-    ) {
-        let is_news = self.read_list(now, source, message.body()) || is_new;
+    fn handle_notification(&mut self, now: Instant, source: SocketAddr, message: &Message<'_>) {
+        let is_news = self.read_list(now, source, message.body());
         self.replies.answer(source, message, 200);
         let list = self.own_list();
         self.write_reply(source, message, 200, Some(&list));
