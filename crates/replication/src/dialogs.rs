@@ -4,8 +4,7 @@
 //! node wrote. Who serves a dialog owns it: a router that sees a request of a dialog that another
 //! owns takes it over. Every act of an owner is safe twice, so nothing has to be agreed first.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use siphasher::sip::SipHasher24;
 use crate::clock::{HybridClock, Now, Stamp, node_number};
 use crate::observation::{LegSeen, Observation, Observed};
 use crate::record::{
-    Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Text,
+    Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Text, raise,
 };
 
 /// How much later each further member may fire another's deadline.
@@ -52,6 +51,8 @@ pub struct Held {
     pub record: DialogRecord,
     /// When it ends by itself; once it has ended, when that was.
     pub at: Instant,
+    /// Where it stands among the deadlines.
+    armed: Option<Instant>,
     /// Its hash, or 0 when it is over.
     pub(crate) hash: u128,
 }
@@ -75,7 +76,7 @@ pub struct Dialogs {
     config: DialogsConfig,
     members: Vec<SocketAddr>,
     held: BTreeMap<(u8, DialogKey), Held>,
-    deadlines: BinaryHeap<Reverse<(Instant, DialogKey)>>,
+    deadlines: BTreeSet<(Instant, DialogKey)>,
     ended: usize,
     refused: u64,
 }
@@ -90,7 +91,7 @@ impl Dialogs {
             config,
             members: vec![own],
             held: BTreeMap::new(),
-            deadlines: BinaryHeap::new(),
+            deadlines: BTreeSet::new(),
             ended: 0,
             refused: 0,
         }
@@ -137,6 +138,14 @@ impl Dialogs {
         let mut hasher = SipHasher24::new_with_key(&self.cell_key);
         hasher.write(call_id);
         hasher.finish() as u8
+    }
+
+    /// Returns the hash that names a dialog in comparisons.
+    pub(crate) fn key_hash(&self, key: &DialogKey) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.cell_key);
+        hasher.write(&key.call_id);
+        hasher.write(&key.h_id.to_le_bytes());
+        hasher.finish()
     }
 
     /// Returns a dialog, also one that is over and still remembered.
@@ -236,65 +245,110 @@ impl Dialogs {
         }
         let (key, from_caller) = self.find(&call_id, h_id, &from_tag, &to_tag)?;
         let (own, config) = (self.own, self.config);
-        let held = self.dialog(&key)?;
-        if held.record.is_ended() {
-            return None;
-        }
-        let mut record = held.record.clone();
-        let mut at = held.at;
+        let changed = self.begin(key)?;
+        let held = self.dialog_mut(&changed.key)?;
+        let (record, at) = (&mut held.record, &mut held.at);
         let stamp = clock.stamp(now, record.stamp());
         let is_request = !matches!(what, Observed::Rang(_) | Observed::Answered(_));
-        match what {
-            Observed::Invited { .. } => {}
+        let mut is_changed = match what {
+            Observed::Invited { .. } => false,
             Observed::Rang(leg) => {
-                record.state = record.state.max(DialogState::Early);
-                record.callee = answered_leg(&record.callee, stamp, to_tag, leg);
+                raise(&mut record.state, DialogState::Early)
+                    | answered_leg(&mut record.callee, stamp, to_tag, leg)
             }
             Observed::Answered(leg) => {
-                if record.answered == 0 {
+                let is_first = record.answered == 0;
+                if is_first {
                     record.answered = now.wall_seconds();
                     record.lifetime = Lifetime {
                         stamp,
                         seconds: config.lifetime.as_secs() as u32,
                     };
-                    at = now.monotonic + config.lifetime;
+                    *at = now.monotonic + config.lifetime;
                 }
-                record.state = record.state.max(DialogState::Answered);
-                record.callee = answered_leg(&record.callee, stamp, to_tag, leg);
+                is_first
+                    | raise(&mut record.state, DialogState::Answered)
+                    | answered_leg(&mut record.callee, stamp, to_tag, leg)
             }
-            Observed::Acked => record.state = record.state.max(DialogState::Confirmed),
+            Observed::Acked => raise(&mut record.state, DialogState::Confirmed),
             Observed::Refreshed(seen) => {
-                let leg = side(&mut record, from_caller);
-                note_tag(leg, &from_tag);
-                if seen.cseq > leg.cseq {
-                    leg.cseq = seen.cseq;
-                    leg.stamp = stamp;
-                    if !seen.contact.is_empty() {
-                        leg.contact = seen.contact;
-                    }
+                let leg = side(record, from_caller);
+                let is_newer = seen.cseq > leg.cseq;
+                if is_newer && !seen.contact.is_empty() {
+                    leg.contact = seen.contact;
                 }
+                note_tag(leg, &from_tag) | count(leg, stamp, seen.cseq)
             }
             Observed::Requested { cseq } => {
-                let leg = side(&mut record, from_caller);
-                note_tag(leg, &from_tag);
-                if cseq > leg.cseq {
-                    leg.cseq = cseq;
-                    leg.stamp = stamp;
-                }
+                let leg = side(record, from_caller);
+                note_tag(leg, &from_tag) | count(leg, stamp, cseq)
             }
             Observed::Ended(cause) => {
-                let unanswered = record.answered == 0;
-                if cause != Cause::Bye && !unanswered {
+                if cause != Cause::Bye && record.answered != 0 {
                     return None;
                 }
-                end(&mut record, now, cause);
-                at = now.monotonic;
+                end(record, now, cause);
+                *at = now.monotonic;
+                true
             }
-        }
+        };
         if is_request && record.ownership.owner != own {
             record.ownership = taken_over(record.ownership, own);
+            is_changed = true;
         }
-        self.put(key, record, at)
+        is_changed.then(|| {
+            self.finish(&changed);
+            changed
+        })
+    }
+
+    /// Notes how a dialog that goes on is, before it is changed in place.
+    fn begin(&self, key: DialogKey) -> Option<Changed> {
+        let held = self.dialog(&key)?;
+        let before = held.record.state;
+        (before != DialogState::Ended).then_some(Changed {
+            key,
+            before: Some(before),
+            hash_before: held.hash,
+        })
+    }
+
+    /// Brings hash and deadline of a dialog up to date after a change.
+    fn finish(&mut self, changed: &Changed) {
+        let cell_key = self.cell_key;
+        let slot = (self.partition(&changed.key.call_id), changed.key.clone());
+        let Some(held) = self.held.get_mut(&slot) else {
+            return;
+        };
+        let is_ended = held.record.is_ended();
+        held.hash = match is_ended {
+            true => 0,
+            false => held.record.hash(&changed.key, &cell_key),
+        };
+        self.ended += usize::from(is_ended && changed.before != Some(DialogState::Ended));
+        let due = (!is_ended).then_some(held.at);
+        self.arm(slot.1, due);
+    }
+
+    /// Sets when a dialog is looked at next.
+    fn arm(&mut self, key: DialogKey, due: Option<Instant>) {
+        let slot = (self.partition(&key.call_id), key);
+        let Some(held) = self.held.get_mut(&slot) else {
+            return;
+        };
+        let former = std::mem::replace(&mut held.armed, due);
+        if former == due {
+            return;
+        }
+        let mut entry = (held.at, slot.1);
+        if let Some(former) = former {
+            entry.0 = former;
+            self.deadlines.remove(&entry);
+        }
+        if let Some(due) = due {
+            entry.0 = due;
+            self.deadlines.insert(entry);
+        }
     }
 
     fn invited(
@@ -345,7 +399,7 @@ impl Dialogs {
             },
             ..DialogRecord::new(ownership)
         };
-        self.put(key, record, now.monotonic + self.config.early_lifetime)
+        self.insert(key, record, now.monotonic + self.config.early_lifetime)
     }
 
     /// Merges what another node wrote; `remaining` is how long its copy still lasts.
@@ -356,58 +410,48 @@ impl Dialogs {
         record: DialogRecord,
         remaining: Duration,
     ) -> Option<Changed> {
-        let Some(held) = self.dialog(&key) else {
+        if self.dialog(&key).is_none() {
             let at = match record.is_ended() {
                 true => now.monotonic,
                 false => now.monotonic + remaining,
             };
-            return self.put(key, record, at);
-        };
+            return self.insert(key, record, at);
+        }
+        let changed = self.begin(key)?;
+        let held = self.dialog_mut(&changed.key)?;
+        let lasts_anew = record.lifetime > held.record.lifetime;
+        if !held.record.merge(record) {
+            return None;
+        }
         if held.record.is_ended() {
-            return None;
+            held.at = now.monotonic;
+        } else if lasts_anew {
+            held.at = now.monotonic + remaining;
         }
-        let mut merged = held.record.clone();
-        let mut at = held.at;
-        if record.lifetime > merged.lifetime {
-            at = now.monotonic + remaining;
-        }
-        if !merged.merge(record) {
-            return None;
-        }
-        if merged.is_ended() {
-            at = now.monotonic;
-        }
-        self.put(key, merged, at)
+        self.finish(&changed);
+        Some(changed)
     }
 
-    /// Puts a record in; `None` when that changes nothing, or there is no room.
-    fn put(&mut self, key: DialogKey, record: DialogRecord, at: Instant) -> Option<Changed> {
-        let slot = (self.partition(&key.call_id), key.clone());
-        let former = self.held.get(&slot);
-        if former.is_none() && !self.has_room() {
+    /// Puts in a dialog that was not there; `None` when there is no room.
+    fn insert(&mut self, key: DialogKey, record: DialogRecord, at: Instant) -> Option<Changed> {
+        if !self.has_room() {
             self.refused += 1;
             return None;
         }
-        if former.is_some_and(|held| held.record == record && held.at == at) {
-            return None;
-        }
-        let before = former.map(|held| held.record.state);
+        let held = Held {
+            record,
+            at,
+            armed: None,
+            hash: 0,
+        };
+        let slot = (self.partition(&key.call_id), key.clone());
+        self.held.insert(slot, held);
         let changed = Changed {
             key,
-            before,
-            hash_before: former.map_or(0, |held| held.hash),
+            before: None,
+            hash_before: 0,
         };
-        if former.is_none_or(|held| held.at != at) && !record.is_ended() {
-            self.deadlines.push(Reverse((at, changed.key.clone())));
-        }
-        let hash = match record.is_ended() {
-            true => 0,
-            false => record.hash(&changed.key, &self.cell_key),
-        };
-        if record.is_ended() {
-            self.ended += usize::from(before != Some(DialogState::Ended));
-        }
-        self.held.insert(slot, Held { record, at, hash });
+        self.finish(&changed);
         Some(changed)
     }
 
@@ -449,45 +493,44 @@ impl Dialogs {
     /// Returns when the next deadline may be due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.peek().map(|Reverse((at, _))| *at)
+        self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// Ends the next dialog whose deadline has passed: as its owner, or in its owner's stead some
     /// seconds later, by our place among the members. `None` when nothing is due.
     pub fn handle_timeout(&mut self, now: Now, clock: &mut HybridClock) -> Option<Changed> {
         loop {
-            let Reverse((at, _)) = self.deadlines.peek()?;
+            let (at, key) = self.deadlines.first()?;
             if *at > now.monotonic {
                 return None;
             }
-            let Reverse((_, key)) = self.deadlines.pop()?;
-            let Some(held) = self.dialog(&key) else {
-                continue;
-            };
-            if held.record.is_ended() {
-                continue;
-            }
+            let changed = self.begin(key.clone())?;
+            let held = self.dialog(&changed.key)?;
             let is_own = held.record.ownership.owner == self.own;
             let due = match is_own {
                 true => held.at,
-                false => held.at + BACKUP_STEP * (self.place(&key) + 1),
+                false => held.at + BACKUP_STEP * (self.place(&changed.key) + 1),
             };
             if due > now.monotonic {
-                self.deadlines.push(Reverse((due, key)));
+                self.arm(changed.key, Some(due));
                 continue;
             }
-            let mut record = held.record.clone();
+            let own = self.own;
+            let held = self.dialog_mut(&changed.key)?;
+            let record = &mut held.record;
             let cause = match (record.answered, is_own) {
                 (0, true) => Cause::Failed,
                 (0, false) => Cause::OwnerLost,
                 _ => Cause::Expired,
             };
             if !is_own {
-                record.ownership = taken_over(record.ownership, self.own);
+                record.ownership = taken_over(record.ownership, own);
             }
             record.lifetime.stamp = clock.stamp(now, record.stamp());
-            end(&mut record, now, cause);
-            return self.put(key, record, now.monotonic);
+            end(record, now, cause);
+            held.at = now.monotonic;
+            self.finish(&changed);
+            return Some(changed);
         }
     }
 
@@ -514,16 +557,13 @@ impl Dialogs {
         name: &[u8],
         value: Option<Text>,
     ) -> Option<Changed> {
+        let changed = self.begin(key.clone())?;
         let held = self.dialog_mut(key)?;
-        if held.record.is_ended() {
-            return None;
-        }
-        let mut record = held.record.clone();
-        let at = held.at;
-        let variable = record.variables.entry(name.into()).or_default();
+        let variable = held.record.variables.entry(name.into()).or_default();
         variable.stamp = clock.stamp(now, variable.stamp);
         variable.value = value;
-        self.put(key.clone(), record, at)
+        self.finish(&changed);
+        Some(changed)
     }
 }
 
@@ -534,26 +574,38 @@ fn side(record: &mut DialogRecord, caller: bool) -> &mut Leg {
     }
 }
 
-/// Learns a tag from the first request that carries it.
-fn note_tag(leg: &mut Leg, tag: &[u8]) {
-    if leg.tag.is_empty() {
+/// Learns a tag from the first request that carries it; tells whether that was news.
+fn note_tag(leg: &mut Leg, tag: &[u8]) -> bool {
+    let is_new = leg.tag.is_empty() && !tag.is_empty();
+    if is_new {
         leg.tag = tag.into();
     }
+    is_new
 }
 
-/// Returns the callee's leg after a response that made or confirmed the dialog.
-fn answered_leg(former: &Leg, stamp: Stamp, tag: Text, seen: LegSeen) -> Leg {
-    let leg = Leg {
-        cseq: former.cseq,
-        stamp: former.stamp,
-        tag,
-        contact: seen.contact,
-        route_set: seen.route_set,
-    };
-    match leg == *former {
-        true => leg,
-        false => Leg { stamp, ..leg },
+/// Takes note of a request's CSeq; tells whether it was news.
+fn count(leg: &mut Leg, stamp: Stamp, cseq: u32) -> bool {
+    let is_newer = cseq > leg.cseq;
+    if is_newer {
+        leg.cseq = cseq;
+        leg.stamp = stamp;
     }
+    is_newer
+}
+
+/// Takes the callee's leg from a response that made or confirmed the dialog; tells whether it changed.
+fn answered_leg(leg: &mut Leg, stamp: Stamp, tag: Text, seen: LegSeen) -> bool {
+    let is_same = leg.tag == tag && leg.contact == seen.contact && leg.route_set == seen.route_set;
+    if !is_same {
+        *leg = Leg {
+            cseq: leg.cseq,
+            stamp,
+            tag,
+            contact: seen.contact,
+            route_set: seen.route_set,
+        };
+    }
+    !is_same
 }
 
 fn taken_over(former: Ownership, by: SocketAddr) -> Ownership {

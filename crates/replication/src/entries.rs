@@ -5,14 +5,16 @@ use std::hash::Hasher;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use htable::{By, Definition, Entry, Expired, Merged, Pattern, Tables, Value, WriteError};
+use htable::{
+    By, Definition, Entry, Expired, KEY_BYTES_MAX, Merged, Pattern, Tables, Value, WriteError,
+};
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher128};
 
 use crate::clock::{HybridClock, Now, Stamp};
 
 /// Names an entry in its cell.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryKey {
     /// The table.
     pub table: Bytes,
@@ -71,12 +73,19 @@ pub struct EntryChanged {
     pub(crate) hash: u128,
 }
 
+/// How many keys that are gone are remembered; at the limit the longest gone are forgotten early.
+pub const GONE_MAX: usize = 200_000;
+
 /// The tables of one node.
 #[derive(Debug)]
 pub struct Entries {
     cell_key: [u8; 16],
     tables: Tables<Write>,
-    gone: BTreeMap<EntryKey, Gone>,
+    /// What is stored in replicated tables, by partition.
+    stored: BTreeSet<(u8, EntryKey)>,
+    gone: BTreeMap<(u8, EntryKey), Gone>,
+    /// The keys of `gone` by since when.
+    buried: BTreeSet<(Instant, EntryKey)>,
     refused: u64,
 }
 
@@ -87,7 +96,9 @@ impl Entries {
         Self {
             cell_key,
             tables: Tables::new(),
+            stored: BTreeSet::new(),
             gone: BTreeMap::new(),
+            buried: BTreeSet::new(),
             refused: 0,
         }
     }
@@ -98,33 +109,54 @@ impl Entries {
         &self.tables
     }
 
-    /// Makes or changes a table.
+    /// Makes or changes a table; returns its entries, if they are replicated now and were not, or the
+    /// other way round.
     ///
     /// # Errors
     ///
     /// Those of [`Tables::define`].
-    pub fn define(&mut self, definition: Definition) -> Result<(), htable::DefineError> {
-        self.tables.define(definition)
+    pub(crate) fn define(
+        &mut self,
+        definition: Definition,
+    ) -> Result<Vec<EntryChanged>, htable::DefineError> {
+        let name = definition.name.clone();
+        let was_replicated = self.is_replicated(&name);
+        let keys = self.keys_of(&name);
+        let before: Vec<u128> = keys.iter().map(|key| self.hash(key)).collect();
+        self.tables.define(definition)?;
+        if self.is_replicated(&name) == was_replicated {
+            return Ok(Vec::new());
+        }
+        let changes = keys.into_iter().zip(before);
+        Ok(changes
+            .map(|(key, hash_before)| self.changed(&key, hash_before))
+            .collect())
     }
 
-    /// Removes a table and returns what was in it.
+    /// Removes a table and returns what was in it, if it was replicated.
     pub(crate) fn undefine(&mut self, name: &[u8]) -> Vec<EntryChanged> {
-        let Some(table) = self.tables.undefine(name) else {
-            return Vec::new();
-        };
-        if !table.definition().replicate {
+        let is_replicated = self.is_replicated(name);
+        let keys = self.keys_of(name);
+        let before: Vec<u128> = keys.iter().map(|key| self.hash(key)).collect();
+        self.tables.undefine(name);
+        if !is_replicated {
             return Vec::new();
         }
-        let key = |key: &Bytes| EntryKey {
-            table: Bytes::copy_from_slice(name),
-            key: key.clone(),
-        };
-        let gone = table.stored_iter().map(|(name, entry)| EntryChanged {
-            hash_before: self.hash_of(&key(name), entry),
-            hash: 0,
-            key: key(name),
+        let changes = keys.into_iter().zip(before);
+        changes
+            .map(|(key, hash_before)| self.changed(&key, hash_before))
+            .collect()
+    }
+
+    fn keys_of(&self, table: &[u8]) -> Vec<EntryKey> {
+        let found = self.tables.table(table).into_iter();
+        let keys = found.flat_map(|table| {
+            table.stored_iter().map(|(key, _)| EntryKey {
+                table: table.definition().name.clone(),
+                key: key.clone(),
+            })
         });
-        gone.collect()
+        keys.collect()
     }
 
     /// Returns how many writes of others were refused for want of room or size.
@@ -157,24 +189,20 @@ impl Entries {
         hasher.finish() as u8
     }
 
-    /// Returns the replicated entries of some partitions that are stored, with their hashes.
-    pub fn iter(&self, wanted: &BTreeSet<u8>) -> impl Iterator<Item = (u8, EntryKey, u128)> {
-        let tables = self.tables.iter();
-        let replicated = tables.filter(|table| table.definition().replicate);
-        replicated.flat_map(move |table| {
-            table.stored_iter().filter_map(move |(name, entry)| {
-                let key = EntryKey {
-                    table: table.definition().name.clone(),
-                    key: name.clone(),
-                };
-                let partition = self.partition(&key);
-                let hash = || self.hash_of(&key, entry);
-                wanted
-                    .contains(&partition)
-                    .then(hash)
-                    .map(|hash| (partition, key, hash))
-            })
-        })
+    /// Returns the replicated entries of a partition that are stored, with their hashes.
+    pub fn partition_iter(&self, partition: u8) -> impl Iterator<Item = (&EntryKey, u128)> {
+        let from = (partition, EntryKey::default());
+        let keys = self.stored.range(from..).map(|(at, key)| (*at, key));
+        keys.take_while(move |(at, _)| *at == partition)
+            .map(|(_, key)| (key, self.hash(key)))
+    }
+
+    /// Returns the keys of a partition that are gone.
+    pub fn partition_gone(&self, partition: u8) -> impl Iterator<Item = &EntryKey> {
+        let from = (partition, EntryKey::default());
+        let keys = self.gone.range(from..).map(|((at, key), _)| (*at, key));
+        keys.take_while(move |(at, _)| *at == partition)
+            .map(|(_, key)| key)
     }
 
     /// Returns an entry, or that it is gone; `None` when nothing is known of it.
@@ -191,7 +219,7 @@ impl Entries {
                 remaining: entry.expires.map(|at| at.saturating_duration_since(now)),
             });
         }
-        let gone = self.gone.get(key)?;
+        let gone = self.gone_of(key)?;
         Some(EntryRecord {
             value: None,
             write: gone.write,
@@ -202,7 +230,18 @@ impl Entries {
     /// Returns the hash of a value that is gone, to know it again.
     #[must_use]
     pub fn gone_value_hash(&self, key: &EntryKey) -> Option<u64> {
-        self.gone.get(key).map(|gone| gone.value_hash)
+        self.gone_of(key).map(|gone| gone.value_hash)
+    }
+
+    fn gone_of(&self, key: &EntryKey) -> Option<&Gone> {
+        self.gone.get(&(self.partition(key), key.clone()))
+    }
+
+    fn unbury(&mut self, key: &EntryKey) {
+        let slot = (self.partition(key), key.clone());
+        if let Some(gone) = self.gone.remove(&slot) {
+            self.buried.remove(&(gone.since, slot.1));
+        }
     }
 
     /// Sets a value; in a table that expires its lifetime starts again.
@@ -230,7 +269,7 @@ impl Entries {
             _ => 0,
         };
         table.set(now.monotonic, &key.key, value, Write { stamp, mark })?;
-        self.gone.remove(key);
+        self.unbury(key);
         Ok(self.changed(key, hash_before))
     }
 
@@ -265,11 +304,11 @@ impl Entries {
         Ok(Some(self.changed(key, hash_before)))
     }
 
-    /// Deletes a key; `None` when it was not there, which is remembered all the same.
+    /// Deletes a key. That is remembered also when there was none.
     ///
     /// # Errors
     ///
-    /// When there is no such table.
+    /// When there is no such table, or the key is too long to be in one.
     pub fn delete(
         &mut self,
         now: Now,
@@ -278,6 +317,9 @@ impl Entries {
     ) -> Result<Option<EntryChanged>, EntryError> {
         if self.tables.table(&key.table).is_none() {
             return Err(EntryError::NoTable);
+        }
+        if key.key.len() > KEY_BYTES_MAX {
+            return Err(WriteError::Key.into());
         }
         let stamp = clock.stamp(now, self.written(key));
         Ok(self.bury(now.monotonic, key, Write { stamp, mark: 0 }))
@@ -330,20 +372,22 @@ impl Entries {
             return Err(EntryError::NoTable);
         }
         if self
-            .gone
-            .get(key)
+            .gone_of(key)
             .is_some_and(|gone| gone.write >= record.write)
         {
             return Ok(None);
         }
         let Some(value) = record.value else {
+            // Of one write the end counts more than the value: it has expired there.
             let written = self.written(key);
-            return Ok(match written < record.write.stamp {
+            return Ok(match written <= record.write.stamp {
                 true => self.bury(now, key, record.write),
                 false => None,
             });
         };
         let hash_before = self.hash(key);
+        let rival = self.stored(key).filter(|own| own.stamp == record.write);
+        let loses = rival.is_some_and(|own| self.value_hash(&own.value) < self.value_hash(&value));
         let entry = Entry {
             value,
             expires: record.remaining.map(|remaining| now + remaining),
@@ -353,9 +397,12 @@ impl Entries {
             .tables
             .table_mut(&key.table)
             .ok_or(EntryError::NoTable)?;
+        if loses {
+            table.delete(&key.key);
+        }
         match table.merge(&key.key, entry) {
             Ok(Merged::Taken) => {
-                self.gone.remove(key);
+                self.unbury(key);
                 Ok(Some(self.changed(key, hash_before)))
             }
             Ok(Merged::Kept) => Ok(None),
@@ -371,21 +418,14 @@ impl Entries {
         let mut changes = Vec::new();
         for Expired { table, key, entry } in self.tables.handle_timeout(now) {
             let key = EntryKey { table, key };
-            let gone = Gone {
-                write: entry.stamp,
-                since: now,
-                value_hash: self.value_hash(&entry.value),
-            };
             let hash_before = match self.is_replicated(&key.table) {
                 true => self.hash_of(&key, &entry),
                 false => 0,
             };
-            self.gone.insert(key.clone(), gone);
-            changes.push(EntryChanged {
-                key,
-                hash_before,
-                hash: 0,
-            });
+            if self.is_replicated(&key.table) {
+                self.remember(now, &key, entry.stamp, Some(&entry.value));
+            }
+            changes.push(self.changed(&key, hash_before));
         }
         changes
     }
@@ -396,46 +436,79 @@ impl Entries {
         self.tables.poll_timeout()
     }
 
-    /// Forgets keys that are gone as `may_forget` says of the moment since when.
-    pub(crate) fn forget(&mut self, may_forget: impl Fn(Instant) -> bool) {
-        self.gone.retain(|_, gone| !may_forget(gone.since));
+    /// Forgets keys that are gone, the longest gone first, as long as `may_forget` says so of the
+    /// moment since when; returns how many had to go although it did not.
+    pub(crate) fn forget(&mut self, may_forget: impl Fn(Instant) -> bool) -> u64 {
+        let mut early = 0;
+        while let Some((since, key)) = self.buried.first() {
+            let may = may_forget(*since);
+            if !may && self.buried.len() <= GONE_MAX {
+                break;
+            }
+            early += u64::from(!may);
+            let key = key.clone();
+            self.unbury(&key);
+        }
+        early
     }
 
     fn bury(&mut self, now: Instant, key: &EntryKey, write: Write) -> Option<EntryChanged> {
         let hash_before = self.hash(key);
         let removed = self.tables.table_mut(&key.table)?.delete(&key.key);
+        let value = removed.map(|entry| entry.value);
+        self.remember(now, key, write, value.as_ref());
+        Some(self.changed(key, hash_before))
+    }
+
+    fn remember(&mut self, now: Instant, key: &EntryKey, write: Write, value: Option<&Value>) {
+        self.unbury(key);
         let gone = Gone {
             write,
             since: now,
-            value_hash: removed.map_or(0, |entry| self.value_hash(&entry.value)),
+            value_hash: value.map_or(0, |value| self.value_hash(value)),
         };
-        self.gone.insert(key.clone(), gone);
-        Some(EntryChanged {
-            key: key.clone(),
-            hash_before,
-            hash: 0,
-        })
+        self.buried.insert((now, key.clone()));
+        self.gone.insert((self.partition(key), key.clone()), gone);
+    }
+
+    fn stored(&self, key: &EntryKey) -> Option<&Entry<Write>> {
+        self.tables.table(&key.table)?.stored(&key.key)
     }
 
     /// Returns the stamp of what is known of a key.
     fn written(&self, key: &EntryKey) -> Stamp {
-        let gone = self.gone.get(key).map(|gone| gone.write.stamp);
-        let table = self.tables.table(&key.table);
-        let entry = table.and_then(|table| table.stored(&key.key));
-        gone.max(entry.map(|entry| entry.stamp.stamp))
+        let gone = self.gone_of(key).map(|gone| gone.write.stamp);
+        gone.max(self.stored(key).map(|entry| entry.stamp.stamp))
             .unwrap_or_default()
     }
 
-    fn changed(&self, key: &EntryKey, hash_before: u128) -> EntryChanged {
+    /// Takes note of what is stored now under a key.
+    fn changed(&mut self, key: &EntryKey, hash_before: u128) -> EntryChanged {
+        let hash = self.hash(key);
+        let slot = (self.partition(key), key.clone());
+        match hash {
+            0 => self.stored.remove(&slot),
+            _ => self.stored.insert(slot),
+        };
         EntryChanged {
-            hash: self.hash(key),
             key: key.clone(),
             hash_before,
+            hash,
         }
     }
 
+    /// Returns the hash that names a key in comparisons.
+    pub(crate) fn key_hash(&self, key: &EntryKey) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.cell_key);
+        for text in [&key.table, &key.key] {
+            hasher.write(&(text.len() as u64).to_le_bytes());
+            hasher.write(text);
+        }
+        hasher.finish()
+    }
+
     /// Returns the hash of what is stored under a key, expired or not, or 0.
-    fn hash(&self, key: &EntryKey) -> u128 {
+    pub(crate) fn hash(&self, key: &EntryKey) -> u128 {
         match self.tables.table(&key.table) {
             Some(table) if table.definition().replicate => table
                 .stored(&key.key)

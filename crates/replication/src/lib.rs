@@ -14,7 +14,7 @@ mod replication;
 pub use clock::{AHEAD_MAX, HybridClock, Now, Stamp, node_number};
 pub use dialogs::{Changed, Dialogs, DialogsConfig, Held};
 pub use digest::{Digests, PARTITIONS};
-pub use entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord, Write};
+pub use entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord, GONE_MAX, Write};
 pub use observation::{LegSeen, Observation, Observed};
 pub use record::{
     Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Profile, Profiles,

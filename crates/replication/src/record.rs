@@ -356,7 +356,8 @@ impl Canonical {
     }
 }
 
-fn raise<T: Ord>(own: &mut T, other: T) -> bool {
+/// Takes the greater of two; tells whether that is the other.
+pub(crate) fn raise<T: Ord>(own: &mut T, other: T) -> bool {
     let higher = other > *own;
     if higher {
         *own = other;

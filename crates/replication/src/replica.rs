@@ -11,7 +11,7 @@ use htable::{By, Definition, Pattern, Value};
 
 use crate::clock::{HybridClock, Now, node_number};
 use crate::dialogs::{Changed, Dialogs, DialogsConfig};
-use crate::digest::Digests;
+use crate::digest::{Digests, PARTITIONS};
 use crate::entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord};
 use crate::observation::Observation;
 use crate::record::{DialogKey, DialogRecord, DialogState, Text};
@@ -85,6 +85,8 @@ pub struct Replica {
     ended: VecDeque<(Instant, DialogKey)>,
     /// For each Tandem member of the cell: when the last round with it began that found no difference.
     clean_since: BTreeMap<SocketAddr, Option<Instant>>,
+    /// When something in a partition changed last.
+    changed_at: Box<[Option<Instant>; PARTITIONS]>,
     sweep_at: Option<Instant>,
     scrub: usize,
     flipped: u64,
@@ -104,6 +106,7 @@ impl Replica {
             changes: VecDeque::new(),
             ended: VecDeque::new(),
             clean_since: BTreeMap::new(),
+            changed_at: Box::new([None; PARTITIONS]),
             sweep_at: None,
             scrub: 0,
             flipped: 0,
@@ -211,14 +214,16 @@ impl Replica {
     ///
     /// Those of [`htable::Tables::define`].
     pub fn define(&mut self, definition: Definition) -> Result<(), htable::DefineError> {
-        self.entries.define(definition)
+        for changed in self.entries.define(definition)? {
+            self.sum(None, &changed);
+        }
+        Ok(())
     }
 
     /// Removes a table with everything in it; no other node is told.
     pub fn undefine(&mut self, name: &[u8]) {
-        for gone in self.entries.undefine(name) {
-            let partition = self.entries.partition(&gone.key);
-            self.digests.replace(partition, gone.hash_before, 0);
+        for changed in self.entries.undefine(name) {
+            self.sum(None, &changed);
         }
     }
 
@@ -236,7 +241,7 @@ impl Replica {
     ) -> Result<(), EntryError> {
         let by_us = origin == Origin::Local;
         let changed = self.entries.set(now, &mut self.clock, key, value, by_us)?;
-        self.note_entry(changed, origin);
+        self.note_entry(now, changed, origin);
         Ok(())
     }
 
@@ -260,7 +265,7 @@ impl Replica {
         let is_changed = changed.is_some();
         changed
             .into_iter()
-            .for_each(|changed| self.note_entry(changed, origin));
+            .for_each(|changed| self.note_entry(now, changed, origin));
         Ok(is_changed)
     }
 
@@ -273,7 +278,7 @@ impl Replica {
         let changed = self.entries.delete(now, &mut self.clock, key)?;
         changed
             .into_iter()
-            .for_each(|changed| self.note_entry(changed, origin));
+            .for_each(|changed| self.note_entry(now, changed, origin));
         Ok(())
     }
 
@@ -295,7 +300,7 @@ impl Replica {
         let count = changes.len();
         changes
             .into_iter()
-            .for_each(|changed| self.note_entry(changed, origin));
+            .for_each(|changed| self.note_entry(now, changed, origin));
         Ok(count)
     }
 
@@ -321,7 +326,7 @@ impl Replica {
                 let is_changed = changed.is_some();
                 changed
                     .into_iter()
-                    .for_each(|changed| self.note_entry(changed, origin));
+                    .for_each(|changed| self.note_entry(now, changed, origin));
                 Ok(is_changed)
             }
             _ => Ok(false),
@@ -350,24 +355,48 @@ impl Replica {
         }
     }
 
-    /// Returns the living keys of some partitions with their hashes, each list in key order.
+    /// Returns the hash that names a key in comparisons, the same on every node of the cell.
     #[must_use]
-    pub fn keys(&self, wanted: &BTreeSet<u8>) -> BTreeMap<u8, Vec<(Key, u128)>> {
-        let mut keys: BTreeMap<u8, Vec<(Key, u128)>> = wanted
-            .iter()
-            .map(|partition| (*partition, Vec::new()))
-            .collect();
-        for (partition, list) in &mut keys {
-            let dialogs = self.dialogs.partition_iter(*partition);
-            let living = dialogs.filter(|(_, held)| !held.record.is_ended());
-            list.extend(living.map(|(key, held)| (Key::Dialog(key.clone()), held.hash)));
+    pub fn key_hash(&self, key: &Key) -> u64 {
+        match key {
+            Key::Dialog(key) => self.dialogs.key_hash(key),
+            Key::Entry(key) => self.entries.key_hash(key),
         }
-        for (partition, key, hash) in self.entries.iter(wanted) {
-            keys.entry(partition)
-                .or_default()
-                .push((Key::Entry(key), hash));
+    }
+
+    /// Returns the living keys of a partition with their hashes.
+    pub fn living(&self, partition: u8) -> impl Iterator<Item = (Key, u128)> {
+        let dialogs = self.dialogs.partition_iter(partition);
+        let dialogs = dialogs
+            .filter(|(_, held)| !held.record.is_ended())
+            .map(|(key, held)| (Key::Dialog(key.clone()), held.hash));
+        let entries = self.entries.partition_iter(partition);
+        dialogs.chain(entries.map(|(key, hash)| (Key::Entry(key.clone()), hash)))
+    }
+
+    /// Returns the keys of a partition that are over or gone and still remembered.
+    pub fn dead(&self, partition: u8) -> impl Iterator<Item = Key> {
+        let dialogs = self.dialogs.partition_iter(partition);
+        let dialogs = dialogs
+            .filter(|(_, held)| held.record.is_ended())
+            .map(|(key, _)| Key::Dialog(key.clone()));
+        let entries = self.entries.partition_gone(partition);
+        dialogs.chain(entries.map(|key| Key::Entry(key.clone())))
+    }
+
+    /// Returns the hash of what lives under a key, or 0.
+    #[must_use]
+    pub fn hash(&self, key: &Key) -> u128 {
+        match key {
+            Key::Dialog(key) => self.dialogs.dialog(key).map_or(0, |held| held.hash),
+            Key::Entry(key) => self.entries.hash(key),
         }
-        keys
+    }
+
+    /// Returns when something in a partition changed last.
+    #[must_use]
+    pub fn changed_at(&self, partition: u8) -> Option<Instant> {
+        self.changed_at[usize::from(partition)]
     }
 
     /// Takes note that a round of comparing with a member, begun at `began`, found no difference: it
@@ -384,8 +413,7 @@ impl Replica {
             self.note_dialog(now, Some(changed), Origin::Local);
         }
         for expired in self.entries.handle_timeout(now.monotonic) {
-            let partition = self.entries.partition(&expired.key);
-            self.digests.replace(partition, expired.hash_before, 0);
+            self.sum(Some(now.monotonic), &expired);
         }
         let due = self.sweep_at.is_none_or(|at| at <= now.monotonic);
         if due {
@@ -418,10 +446,10 @@ impl Replica {
             let dialogs = self.dialogs.rehash(*partition);
             wrong += usize::from(dialogs);
         }
-        for (partition, keys) in self.keys(&wanted) {
-            let sum = keys
-                .iter()
-                .fold(0u128, |sum, (_, hash)| sum.wrapping_add(*hash));
+        for partition in wanted {
+            let sum = self
+                .living(partition)
+                .fold(0u128, |sum, (_, hash)| sum.wrapping_add(hash));
             let kept = self.digests.partitions()[usize::from(partition)];
             if sum != kept {
                 self.digests.replace(partition, kept, sum);
@@ -459,7 +487,7 @@ impl Replica {
             self.dialogs.forget(key);
             self.ended.pop_front();
         }
-        self.entries.forget(may_forget);
+        self.forgotten_early += self.entries.forget(may_forget);
     }
 
     fn note_dialog(&mut self, now: Now, changed: Option<Changed>, origin: Origin) {
@@ -470,6 +498,7 @@ impl Replica {
         let partition = self.dialogs.partition(&changed.key.call_id);
         self.digests
             .replace(partition, changed.hash_before, held.hash);
+        self.changed_at[usize::from(partition)] = Some(now.monotonic);
         if held.record.is_ended() && changed.before != Some(DialogState::Ended) {
             self.ended.push_back((now.monotonic, changed.key.clone()));
         }
@@ -480,10 +509,8 @@ impl Replica {
         });
     }
 
-    fn note_entry(&mut self, changed: EntryChanged, origin: Origin) {
-        let partition = self.entries.partition(&changed.key);
-        self.digests
-            .replace(partition, changed.hash_before, changed.hash);
+    fn note_entry(&mut self, now: Now, changed: EntryChanged, origin: Origin) {
+        self.sum(Some(now.monotonic), &changed);
         if self.entries.is_replicated(&changed.key.table) {
             self.changes.push_back(Change {
                 key: Key::Entry(changed.key),
@@ -491,5 +518,13 @@ impl Replica {
                 before: None,
             });
         }
+    }
+
+    fn sum(&mut self, now: Option<Instant>, changed: &EntryChanged) {
+        let partition = self.entries.partition(&changed.key);
+        self.digests
+            .replace(partition, changed.hash_before, changed.hash);
+        let at = &mut self.changed_at[usize::from(partition)];
+        *at = now.or(*at);
     }
 }
