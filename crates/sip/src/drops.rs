@@ -1,6 +1,10 @@
 //! Why an element did not forward a message. Every drop has a reason, and every reason its counter.
 
-use sip_types::ParseError;
+use std::net::SocketAddr;
+
+use sip_types::{Message, ParseError};
+
+use crate::decided;
 
 /// Why a message was not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,18 +77,20 @@ impl Drop {
 pub struct Drops([u64; Drop::ALL.len()]);
 
 impl Drops {
-    /// Counts one.
-    pub fn count(&mut self, reason: Drop) {
+    /// Counts a message from `source`, and logs it.
+    pub fn count(&mut self, reason: Drop, source: SocketAddr, message: &Message<'_>) {
         self.0[reason as usize] += 1;
+        decided!(message, remote_addr = %source, reason = reason.name(), "dropped");
     }
 
-    /// Counts what is no message.
-    pub fn count_unparsable(&mut self, error: &ParseError) {
-        self.count(if *error == ParseError::KeepAlive {
-            Drop::KeepAlive
-        } else {
-            Drop::Garbage
-        });
+    /// Counts what is no message, and logs where it came from.
+    pub fn count_unparsable(&mut self, source: SocketAddr, error: &ParseError) {
+        let reason = match *error == ParseError::KeepAlive {
+            true => Drop::KeepAlive,
+            false => Drop::Garbage,
+        };
+        self.0[reason as usize] += 1;
+        tracing::debug!(remote_addr = %source, reason = reason.name(), "dropped");
     }
 
     /// Returns how many there were for `reason`.

@@ -8,6 +8,7 @@ pub mod branch;
 pub mod client_invite;
 pub mod client_non_invite;
 pub mod context;
+mod decided;
 pub mod dialog;
 pub mod drops;
 pub mod options;

@@ -139,7 +139,10 @@ impl element::Shard for Shard {
             false => view.may_answer(source),
         };
         if !may_send {
-            return self.counters.drops.count(sip::Drop::NotAllowed);
+            return self
+                .counters
+                .drops
+                .count(sip::Drop::NotAllowed, source, message);
         }
         if message.is_request() {
             self.handle_request(now, view, flow, source, message);
@@ -154,11 +157,11 @@ impl element::Shard for Shard {
         _now: Instant,
         _view: &View,
         _flow: FlowId,
-        _source: SocketAddr,
+        source: SocketAddr,
         _bytes: &[u8],
         error: &ParseError,
     ) {
-        self.counters.drops.count_unparsable(error);
+        self.counters.drops.count_unparsable(source, error);
     }
 
     fn handle_notice(&mut self, _now: Instant, _view: &View, _notice: &()) {}

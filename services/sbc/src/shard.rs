@@ -133,7 +133,7 @@ impl element::Shard for Shard {
         if message.is_request() {
             self.handle_request(now, view, flow, source, from_router, message);
         } else {
-            self.handle_response(now, view, message);
+            self.handle_response(now, view, source, message);
         }
         self.run_events(now, view);
     }
@@ -150,7 +150,7 @@ impl element::Shard for Shard {
         if view.is_router(flow, source) {
             self.signs.alive(source);
         }
-        self.counters.drops.count_unparsable(error);
+        self.counters.drops.count_unparsable(source, error);
     }
 
     fn handle_notice(&mut self, now: Instant, view: &View, notice: &Notice) {

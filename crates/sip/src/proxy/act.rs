@@ -12,6 +12,7 @@ use super::wire::{add_via, branch_offset, response_address, write_via};
 use super::{Edit, Proxy, TRIES_MAX};
 use crate::branch::{BranchId, ContextId};
 use crate::context::{Branch, Cancel, Context, Silence, Target, Upstream};
+use crate::decided;
 use crate::transaction::{Client, Server, ServerKey};
 
 impl<C, B> Proxy<C, B> {
@@ -368,6 +369,9 @@ impl<C, B> Proxy<C, B> {
         let Ok(message) = Message::parse(&self.buffer, &mut self.index) else {
             return;
         };
+        if status >= 300 {
+            decided!(message, status, "answered without the callee");
+        }
         let head = ResponseHead {
             status,
             reason: sip_types::reason_phrase(status).as_bytes(),
@@ -454,6 +458,9 @@ impl<C, B> Proxy<C, B> {
         }
         if message.method() == Method::Invite && message.to_tag().is_some() && status >= 300 {
             self.remember_refused(now, message, status);
+        }
+        if status >= 300 {
+            decided!(message, status, reason, remote_addr = %source, "refused");
         }
         let tag = self.stateless_tag(message);
         let peer = response_address(message, source);

@@ -46,12 +46,12 @@ impl<C, B> Proxy<C, B> {
             Offered::Absorbed => return Admission::Dealt,
             Offered::Cancel(context) => return Admission::Cancel(context),
             Offered::Unanswerable => {
-                drops.count(Drop::Unanswerable);
+                drops.count(Drop::Unanswerable, source, message);
                 return Admission::Dealt;
             }
         };
         if let Err(fault) = message.check() {
-            drops.count(Drop::Insane);
+            drops.count(Drop::Insane, source, message);
             let (status, reason) = (fault.status(), fault.reason());
             self.respond_stateless_because(now, flow, source, message, status, reason, &[]);
             return Admission::Dealt;
@@ -68,7 +68,7 @@ impl<C, B> Proxy<C, B> {
         } else if unsupported.is_some() {
             420
         } else if self.is_loop(message, loop_key) {
-            drops.count(Drop::Loop);
+            drops.count(Drop::Loop, source, message);
             482
         } else {
             return Admission::New { key, loop_key };

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use sip::{BranchId, ContextId};
+use sip::{BranchId, ContextId, decided};
 use sip_types::{Message, Splice};
 
 use crate::routes::relay::{name_hop, towards, unname_hop};
@@ -26,6 +26,7 @@ impl Shard {
         let came_as = call.came_as.clone();
         // What is stored is what the first place got: its changes are undone, whichever place was last.
         let mut edit = |message: &Message<'_>, edits: &mut Splice| {
+            decided!(message, destination = &*hops[at].uri, "next place");
             unname_hop(edits, message, &hops[0]);
             if let (None, Some(uri)) = (&hops[at].request_uri, &came_as) {
                 edits.replace(message.request_uri_range(), uri);

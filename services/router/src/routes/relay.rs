@@ -7,7 +7,7 @@ use std::time::Instant;
 use element::FlowId;
 use host::Egress;
 use sip::transaction::ServerKey;
-use sip::{Answer, BranchId, Drop, RETRY_AFTER, Target};
+use sip::{Answer, BranchId, Drop, RETRY_AFTER, Target, decided};
 use sip_types::{HeaderName, Message, Method, Splice};
 
 use crate::decision::Hop;
@@ -60,6 +60,7 @@ impl Shard {
         let mut target = Self::back(request);
         if let Some(hop) = hops.first() {
             target = towards(hop, target);
+            decided!(message, destination = &*hop.uri, "routed");
             if hop.direct.is_some() {
                 sip::private::strip(&mut self.edits, message);
             }
@@ -116,7 +117,10 @@ impl Shard {
                     self.counters.passed_statelessly += 1;
                 }
             }
-            Answer::Stray => self.counters.drops.count(Drop::StrayResponse),
+            Answer::Stray => self
+                .counters
+                .drops
+                .count(Drop::StrayResponse, source, message),
         }
     }
 

@@ -45,7 +45,7 @@ impl Shard {
             return self.within_dialog(now, view, key, &request);
         }
         if message.method() == Method::Ack {
-            return self.counters.drops.count(Drop::StrayAck);
+            return self.counters.drops.count(Drop::StrayAck, source, message);
         }
         let refuse = |shard: &mut Self, status, headers: &[(&str, &[u8])]| {
             shard
@@ -64,7 +64,7 @@ impl Shard {
             message,
         ) {
             None => {
-                self.counters.drops.count(Drop::NoRoute);
+                self.counters.drops.count(Drop::NoRoute, source, message);
                 refuse(self, 404, &[]);
             }
             Some(hops) if hops.is_empty() => {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use host::Egress;
 use sip::transaction::ServerKey;
-use sip::{Drop, RETRY_AFTER};
+use sip::{Drop, RETRY_AFTER, decided};
 use sip_types::{HeaderName, Method};
 
 use crate::routes::request::Request;
@@ -36,7 +36,9 @@ impl Shard {
             Egress::Sbc => {}
             Egress::Direct => {
                 let Some(destination) = view.next_hop(message, own) else {
-                    self.counters.drops.count(Drop::Unresolvable);
+                    self.counters
+                        .drops
+                        .count(Drop::Unresolvable, source, message);
                     return self.proxy.respond_stateless(
                         now,
                         flow,
@@ -51,6 +53,7 @@ impl Shard {
                 sip::route::pass_routes(&mut self.edits, message, own);
             }
         }
+        decided!(message, destination = %target.destination, "passed on within its dialog");
         if message.method() == Method::Ack {
             self.proxy
                 .forward_stateless(source, message, &mut self.edits, target);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use element::FlowId;
 use sip::transaction::ServerKey;
-use sip::{RETRY_AFTER, Target};
+use sip::{RETRY_AFTER, Target, decided};
 use sip_types::{HeaderName, Method};
 
 use crate::headers;
@@ -48,6 +48,7 @@ impl Shard {
         if message.method() == Method::Invite {
             self.counters.calls += 1;
         }
+        decided!(message, destination = %router, "dispatched");
         headers::strip(&mut self.edits, message);
         // A preloaded Route would let a stranger choose our next hop.
         self.edits.remove_headers(message, HeaderName::Route);

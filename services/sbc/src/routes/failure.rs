@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use sip::{Answer, BranchId, ContextId, RETRY_AFTER, Target};
+use sip::{Answer, BranchId, ContextId, RETRY_AFTER, Target, decided};
 use sip_types::{Index, Message, Method, Splice};
 
 use crate::headers;
@@ -125,6 +125,7 @@ impl Shard {
             _ => None,
         };
         if let Some(router) = router {
+            decided!(message, destination = %router, heir = route.is_some(), "next router");
             let target = Target {
                 flow: view.inside,
                 destination: router,
@@ -133,6 +134,7 @@ impl Shard {
                 return self.given_to_router(now, view, branch, router);
             }
         } else if let Some(destination) = direct {
+            decided!(message, destination = %destination, "delivered without a router");
             let mut without_router = |message: &Message<'_>, edits: &mut Splice| {
                 headers::strip(edits, message);
                 sip::route::pass_routes(edits, message, view.cluster_routes(message));

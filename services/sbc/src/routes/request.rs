@@ -31,7 +31,7 @@ impl Shard {
         message: &Message<'_>,
     ) {
         if !from_router && !view.allows(source) {
-            return self.counters.drops.count(Drop::NotAllowed);
+            return self.counters.drops.count(Drop::NotAllowed, source, message);
         }
         if let Some(meant) = sip::route::undo_strict(message, |uri| view.is_own_uri(uri))
             && let Ok(message) = Message::parse(&meant, &mut Index::new())
@@ -76,7 +76,7 @@ impl Shard {
             return self.within_dialog(now, view, key, &request);
         }
         if message.method() == Method::Ack {
-            return self.counters.drops.count(Drop::StrayAck);
+            return self.counters.drops.count(Drop::StrayAck, source, message);
         }
         if from_router {
             // A router decides where new requests go; we never ask another one on its behalf.

@@ -1,8 +1,9 @@
 //! Responses: from callees to routers, from routers to carriers, and past routers that died.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
-use sip::{Answer, BranchId, Drop};
+use sip::{Answer, BranchId, Drop, decided};
 use sip_types::{HeaderName, Index, Message};
 
 use crate::headers;
@@ -11,13 +12,22 @@ use crate::shard::Shard;
 use crate::view::View;
 
 impl Shard {
-    pub(crate) fn handle_response(&mut self, now: Instant, view: &View, message: &Message<'_>) {
+    pub(crate) fn handle_response(
+        &mut self,
+        now: Instant,
+        view: &View,
+        source: SocketAddr,
+        message: &Message<'_>,
+    ) {
         match self.proxy.handle_response(now, message) {
             Answer::Delivered(delivered) => {
                 self.answered(now, view, delivered.branch, delivered.status, message);
             }
             Answer::Absorbed => self.owed_second_pass(message),
-            Answer::Stray => self.counters.drops.count(Drop::StrayResponse),
+            Answer::Stray => self
+                .counters
+                .drops
+                .count(Drop::StrayResponse, source, message),
         }
     }
 
@@ -103,6 +113,7 @@ impl Shard {
                 self.proxy.handle_response_in_stead(now, first, status)
         {
             self.counters.answered_in_stead += 1;
+            decided!(message, status, "answered in a lost router's stead");
             self.first_pass_answered(now, view, delivered.branch, status, &message);
         }
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use sip::transaction::ServerKey;
-use sip::{BranchId, Drop, RETRY_AFTER, Target};
+use sip::{BranchId, Drop, RETRY_AFTER, Target, decided};
 use sip_types::{HeaderName, Message, Method, Uri};
 
 use crate::headers;
@@ -146,6 +146,7 @@ impl Shard {
             loop_key,
             ..
         } = request;
+        decided!(message, destination = %destination, "delivered");
         self.edit_outward(view, message);
         let target: Target = Self::outward(view, destination);
         self.proxy.forward(
@@ -188,7 +189,9 @@ impl Shard {
             view.next_hop(message, view.own_routes(message))
         } else {
             let Some(header) = message.header(HeaderName::XDestinationUri) else {
-                self.counters.drops.count(Drop::NoDestination);
+                self.counters
+                    .drops
+                    .count(Drop::NoDestination, source, message);
                 self.proxy
                     .respond_stateless(now, flow, source, message, 500, &[]);
                 return None;
@@ -228,7 +231,9 @@ impl Shard {
         source: SocketAddr,
         message: &Message<'_>,
     ) {
-        self.counters.drops.count(Drop::Unresolvable);
+        self.counters
+            .drops
+            .count(Drop::Unresolvable, source, message);
         self.proxy
             .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]);
     }

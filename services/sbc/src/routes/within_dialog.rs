@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use sip::transaction::ServerKey;
-use sip::{Drop, RETRY_AFTER, Target};
+use sip::{Drop, RETRY_AFTER, Target, decided};
 use sip_types::Method;
 
 use crate::headers;
@@ -29,7 +29,9 @@ impl Shard {
         } = request;
         let own = view.own_routes(message);
         if !from_router && !view.has_pass(message) && !self.dialogs.knows(message) {
-            self.counters.drops.count(Drop::UnknownDialog);
+            self.counters
+                .drops
+                .count(Drop::UnknownDialog, source, message);
             return self
                 .proxy
                 .respond_stateless(now, flow, source, message, 481, &[]);
@@ -74,6 +76,7 @@ impl Shard {
                 )
             }
         };
+        decided!(message, destination = %target.destination, heir = router != route, "passed on within its dialog");
         headers::strip(&mut self.edits, message);
         sip::route::pass_routes(&mut self.edits, message, routes);
         if is_ack && (router.is_none() || direct) {
