@@ -8,6 +8,7 @@ mod handle;
 mod metrics;
 mod owners;
 mod process;
+pub mod tap;
 
 pub use addresses::{ADDRESSES_MAX, Addresses, KEPT_FOR, PastMember};
 pub use config::{DmqConfig, HostConfig, RoleDefaults, keys};
