@@ -102,7 +102,8 @@ impl Lie {
     /// What was sent to the routers, OPTIONS apart.
     fn at_routers(&self) -> Vec<String> {
         let records = self.fabric.world.trace().records().iter();
-        let to_router = records.filter(|record| {
+        let calls = records.filter(|record| !record.is_of_bus());
+        let to_router = calls.filter(|record| {
             record
                 .to
                 .is_some_and(|to| self.fabric.router_at(to).is_some())

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use control::view::{
     Algorithm, DestinationSet, Liveness, Member, MemberKind, MemberState, Network, NextHop, Route,
     RouteMatch, RouteResult, Selector, Side, SipEndpoint, View,
 };
-use element::Sharded;
+use element::{FlowId, Sharded};
 use sim::{Arrival, HostId, Link, World};
 use sip::{DialogConfig, ProxyConfig, TimerConfig};
 use tandem_router::Egress;
@@ -93,6 +93,8 @@ pub struct Fabric {
     pub(crate) scheduled: u64,
 }
 
+/// What the wall clocks of all nodes say when they start.
+const WALL: Duration = Duration::from_secs(1_795_000_000);
 /// Shards of each node: more than one, so that messages of several calls meet in one turn.
 const SHARDS: usize = 2;
 /// The lifetime of a dialog: long for a call, short for a simulation that waits for its end.
@@ -123,8 +125,9 @@ impl Fabric {
         for number in 1..=config.routers {
             let address = address(0, 10 + number);
             let seed = config.seed + 100 * number as u64;
-            let element = new_router(address, config.egress, seed);
-            let host = world.add_element(&format!("R{number}"), &[address], element.clone());
+            let element = new_router(address, config.egress, number, 1, seed);
+            let listen = [address, bus_of(address)];
+            let host = world.add_element(&format!("R{number}"), &listen, element.clone());
             routers.push(RouterHandle {
                 host,
                 address,
@@ -270,8 +273,9 @@ impl Fabric {
         for router in self.routers.iter().filter(living) {
             router.element.for_each_shard(|shard| {
                 note("contexts", self.world.name(router.host), shard.contexts());
-                note("dialogs", self.world.name(router.host), shard.dialogs());
             });
+            let dialogs = router.element.inspect_node(tandem_router::Node::dialogs);
+            note("dialogs", self.world.name(router.host), dialogs);
         }
         for (host, carrier) in &self.carriers {
             note(
@@ -320,7 +324,10 @@ impl Fabric {
         let RouterHandle { host, element, .. } = &self.routers[index];
         let element = element.clone();
         self.world.drive(*host, |now, turn| {
-            element.with_node(now, turn, |node| node.configure(now, &view));
+            element.with_node(now, turn, |node| {
+                node.set_wall_clock(now, SystemTime::UNIX_EPOCH + WALL);
+                node.configure(now, &view);
+            });
         });
     }
 
@@ -328,7 +335,8 @@ impl Fabric {
         let router = &mut self.routers[index];
         router.incarnation += 1;
         let seed = self.config.seed + 100 * index as u64 + 10_000 * router.incarnation;
-        router.element = new_router(router.address, self.config.egress, seed);
+        let (address, incarnation) = (router.address, router.incarnation);
+        router.element = new_router(address, self.config.egress, index + 1, incarnation, seed);
         self.world.restart(router.host, router.element.clone());
     }
 
@@ -342,6 +350,7 @@ impl Fabric {
                 address: router.address,
             }],
             incarnation: router.incarnation,
+            dmq: Some(bus_of(router.address)),
             ..member(
                 &format!("router-{number}"),
                 MemberKind::Router,
@@ -459,16 +468,41 @@ fn net(number: u8) -> Network {
     }
 }
 
-fn new_router(address: SocketAddr, egress: Egress, seed: u64) -> Arc<RouterElement> {
+fn new_router(
+    address: SocketAddr,
+    egress: Egress,
+    number: usize,
+    incarnation: u64,
+    seed: u64,
+) -> Arc<RouterElement> {
     let listen: Arc<[SocketAddr]> = Arc::new([address]);
     // What routers send straight to IPBXs, these answer within the dialog themselves.
     let allow: Arc<[Network]> = match egress {
         Egress::Sbc => Arc::new([]),
         Egress::Direct => Arc::new([net(2)]),
     };
-    let node = tandem_router::Node::new(listen.clone(), allow, seed).with_egress(egress);
-    let shards = (0..SHARDS)
-        .map(|n| tandem_router::Shard::new(proxy(&listen, 200), dialogs(), seed * 7 + n as u64));
+    let bus = tandem_router::BusIdentity {
+        node_id: format!("router-{number}"),
+        cell: "cell-1".to_owned(),
+        incarnation,
+        own: bus_of(address),
+        flow: FlowId(1),
+        allow: vec![],
+        dialogs: replication::DialogsConfig {
+            lifetime: DIALOG_LIFETIME,
+            ..replication::DialogsConfig::default()
+        },
+    };
+    let node = tandem_router::Node::new(listen.clone(), allow, seed)
+        .with_egress(egress)
+        .with_bus(bus);
+    let shards =
+        (0..SHARDS).map(|n| tandem_router::Shard::new(proxy(&listen, 200), seed * 7 + n as u64));
     let view = Arc::new(node.view());
     Arc::new(Sharded::new(shards.collect(), node, view, [5; 16]))
+}
+
+/// Returns the DMQ address of the router at `address`.
+fn bus_of(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), 5062)
 }

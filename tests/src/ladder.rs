@@ -9,7 +9,7 @@ use crate::Fabric;
 
 const COLUMN: usize = 14;
 
-/// Draws every datagram of the world's trace but OPTIONS, times relative to `start`.
+/// Draws every datagram of the trace but OPTIONS and the bus of the routers, times relative to `start`.
 ///
 /// A time is written in milliseconds, rounded to full ones.
 #[must_use]
@@ -40,7 +40,8 @@ pub fn draw_call(fabric: &Fabric, start: Duration, call: &str) -> String {
         while let Some((at, note)) = notes.next_if(|(at, _)| *at <= record.sent) {
             let _ = writeln!(out, "{:>7.0}   * {note}", milliseconds(*at - start));
         }
-        if record.sent >= start && record.call_id().starts_with(call) {
+        let is_asked = record.call_id().starts_with(call) && !record.is_of_bus();
+        if record.sent >= start && is_asked {
             line(&mut out, &hosts, record, start);
         }
     }

@@ -8,6 +8,7 @@ mod handle;
 mod metrics;
 mod owners;
 mod process;
+mod records;
 pub mod tap;
 
 pub use addresses::{ADDRESSES_MAX, Addresses, KEPT_FOR, PastMember};
@@ -16,3 +17,4 @@ pub use egress::Egress;
 pub use handle::Handle;
 pub use owners::Owners;
 pub use process::{Figure, Host, Role, command, main, run};
+pub use records::RecordFile;

@@ -22,6 +22,7 @@ use crate::addresses::Addresses;
 use crate::config::{HostConfig, RoleDefaults, keys};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
+use crate::records::RecordFile;
 
 /// Response contexts of a whole process, shared out among its shards. See [`ProxyConfig`].
 const CONTEXTS_MAX: usize = 1_000_000;
@@ -29,6 +30,9 @@ const CONTEXTS_MAX: usize = 1_000_000;
 const DIALOGS_MAX: usize = 500_000;
 /// How often the process asks its node what there is to log and to look up.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How long a goodbye to the bus may take to be answered.
+const LEAVE_GRACE: Duration = Duration::from_millis(200);
 /// How many look-ups are started in one tick.
 const LOOKUPS_MAX: usize = 64;
 /// How long a look-up may take.
@@ -60,8 +64,8 @@ pub trait Role: Send + Sync + Sized + 'static {
     fn defaults() -> RoleDefaults;
     /// Makes a shard.
     fn shard(proxy: ProxyConfig, dialogs: DialogConfig, seed: u64) -> Self::Shard;
-    /// Makes the node.
-    fn node(config: &HostConfig, seed: u64) -> Self::Node;
+    /// Makes the node, of which this is start `incarnation`.
+    fn node(config: &HostConfig, incarnation: u64, seed: u64) -> Self::Node;
     /// Returns the node's view as it is.
     fn view(node: &Self::Node) -> <Self::Shard as element::Shard>::View;
     /// Tells the node which addresses the cluster had.
@@ -74,8 +78,16 @@ pub trait Role: Send + Sync + Sized + 'static {
     fn is_drained(element: &Sharded<Self::Shard, Self::Node>) -> bool;
     /// Returns the next name to look up, if the role has any use for names.
     fn poll_lookup(node: &mut Self::Node) -> Option<Box<str>>;
-    /// Takes the answer.
-    fn handle_lookup(node: &mut Self::Node, now: Instant, name: Box<str>, address: Option<IpAddr>);
+    /// Takes the answer: every address of the name, or none.
+    fn handle_lookup(node: &mut Self::Node, now: Instant, name: Box<str>, addresses: &[IpAddr]);
+    /// Tells the node the wall clock, now and then.
+    fn set_wall_clock(_node: &mut Self::Node, _now: Instant, _wall: SystemTime) {}
+    /// Returns the call records to write, a line each.
+    fn take_records(_node: &mut Self::Node) -> Vec<String> {
+        Vec::new()
+    }
+    /// Says goodbye to other nodes, when nothing keeps the process any more.
+    fn leave(_node: &mut Self::Node, _now: Instant) {}
     /// Logs what has changed since it was last asked.
     fn log_changes(node: &mut Self::Node);
     /// Adds its own gRPC services.
@@ -149,7 +161,11 @@ pub fn main<R: Role>(matches: &ArgMatches) -> anyhow::Result<()> {
 /// # Errors
 /// As [`main`].
 pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Result<()> {
-    let sockets = Sockets::bind(&config.listen, config.workers)?;
+    let dmq = config.dmq.iter().map(|dmq| dmq.listen);
+    let listen: Vec<_> = config.listen.iter().copied().chain(dmq).collect();
+    let sockets = Sockets::bind(&listen, config.workers)?;
+    let records = config.records.as_deref().map(RecordFile::open).transpose();
+    let mut records = records.context("records.path")?;
     let grpc = control::bind::tcp("grpc.listen", config.grpc).await?;
     let http = control::bind::tcp("http.listen", config.http).await?;
     let session = NodeSession::start(node_config::<R>(&config), Box::new(check)).await?;
@@ -157,7 +173,8 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     let clock = Arc::new(RunningClock::new());
 
     let mut random = StdRng::from_os_rng();
-    let mut node = R::node(&config, random.next_u64());
+    let mut node = R::node(&config, session.incarnation(), random.next_u64());
+    R::set_wall_clock(&mut node, clock.now(), SystemTime::now());
     let mut view = session.view();
     let first = view.borrow_and_update().clone();
     if first.generation > 0 {
@@ -239,6 +256,23 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     );
     let mut connected = session.connected();
     let mut ticks = tokio::time::interval(TICK);
+    let mut tick = {
+        let handle = handle.clone();
+        move || {
+            let (names, lines) = handle.with_node(|now, node| {
+                R::set_wall_clock(node, now, SystemTime::now());
+                R::log_changes(node);
+                let names = std::iter::from_fn(|| R::poll_lookup(node)).take(LOOKUPS_MAX);
+                (names.collect::<Vec<_>>(), R::take_records(node))
+            });
+            if let Some(records) = &mut records {
+                records.add(lines);
+            }
+            for name in names {
+                tokio::spawn(look_up::<R>(handle.clone(), name));
+            }
+        }
+    };
     readiness_of(&readiness, &first, *connected.borrow());
     loop {
         tokio::select! {
@@ -257,15 +291,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
                 tracing::info!(connected = up, "registry");
                 readiness_of(&readiness, &view.borrow(), up);
             }
-            _ = ticks.tick() => {
-                let names: Vec<_> = handle.with_node(|_, node| {
-                    R::log_changes(node);
-                    std::iter::from_fn(|| R::poll_lookup(node)).take(LOOKUPS_MAX).collect()
-                });
-                for name in names {
-                    tokio::spawn(look_up::<R>(handle.clone(), name));
-                }
-            }
+            _ = ticks.tick() => tick(),
         }
     }
 
@@ -280,8 +306,14 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
             tracing::warn!("drain_timeout has passed; ending what is left");
             break;
         }
+        tick();
         tokio::time::sleep(DRAIN_INTERVAL).await;
     }
+    if config.dmq.is_some() {
+        handle.with_node(|now, node| R::leave(node, now));
+        tokio::time::sleep(LEAVE_GRACE).await;
+    }
+    tick();
     session.leave().await;
     workers.join();
     ended.cancel();
@@ -298,20 +330,20 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
 async fn look_up<R: Role>(handle: Handle<R::Shard, R::Node>, name: Box<str>) {
     let found =
         tokio::time::timeout(LOOKUP_MAX, tokio::net::lookup_host((name.to_string(), 0))).await;
-    let address = match found {
-        Ok(Ok(addresses)) => addresses
-            .map(|address| address.ip())
-            .min_by_key(IpAddr::is_ipv6),
+    let mut addresses: Vec<_> = match found {
+        Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
         Ok(Err(error)) => {
             tracing::warn!(%name, %error, "name not found");
-            None
+            Vec::new()
         }
         Err(_) => {
             tracing::warn!(%name, "name not found in time");
-            None
+            Vec::new()
         }
     };
-    handle.with_node(|now, node| R::handle_lookup(node, now, name, address));
+    addresses.sort_by_key(|ip| (ip.is_ipv6(), *ip));
+    addresses.dedup();
+    handle.with_node(|now, node| R::handle_lookup(node, now, name, &addresses));
 }
 
 /// Refuses a view that this node cannot put in force: the one before it stays.

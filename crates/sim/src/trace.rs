@@ -98,6 +98,12 @@ impl Record {
         self.method() == "OPTIONS"
     }
 
+    /// Tells whether it belongs to the bus of the routers, and to no call.
+    #[must_use]
+    pub fn is_of_bus(&self) -> bool {
+        self.method() == "KDMQ"
+    }
+
     /// Says in a few words what it is: `INVITE`, or `180 INVITE`.
     #[must_use]
     pub fn label(&self) -> String {

@@ -38,9 +38,9 @@ impl StatusService for Service {
         &self,
         _: Request<GetStatusRequest>,
     ) -> Result<Response<RouterStatus>, Status> {
-        let (mut dialogs, mut transactions) = (0, 0);
+        let dialogs = self.handle.element().inspect_node(Node::dialogs) as u64;
+        let mut transactions = 0;
         self.handle.element().for_each_shard(|shard| {
-            dialogs += shard.dialogs() as u64;
             transactions += shard.contexts() as u64;
         });
         Ok(Response::new(RouterStatus {

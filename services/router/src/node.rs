@@ -1,10 +1,11 @@
-//! What the whole router shares: rules, membership, the health of destinations it was told to probe.
+//! What the whole router shares: rules, membership, the health of destinations it was told to probe,
+//! and its part in the cell.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use control::view::{self as registry, DestinationState, MemberKind, Network};
 use dispatch::{
@@ -15,11 +16,17 @@ use element::{FlowId, Outbox};
 use host::{Egress, Owners};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
+use replication::{Now, Observation, Replication};
 use sip::options;
-use sip_types::{Message, Uri};
+use sip_types::{Message, Method, Uri};
 
+use crate::cell::{BusIdentity, Joined, WallClock, names_of};
 use crate::decision::Rules;
+use crate::record::{CallRecord, Records};
 use crate::view::View;
+
+/// How often names of notification addresses are looked up again.
+const NAMES_AGAIN: Duration = Duration::from_secs(60);
 
 /// The node of a router.
 #[derive(Debug)]
@@ -33,6 +40,15 @@ pub struct Node {
     ending: bool,
     /// The registry wants this member drained.
     drained: bool,
+    identity: Option<BusIdentity>,
+    joined: Option<Joined>,
+    wall: WallClock,
+    /// What names of notification addresses stand for.
+    addresses: BTreeMap<Box<str>, Vec<IpAddr>>,
+    lookups: VecDeque<Box<str>>,
+    lookups_at: Option<Instant>,
+    config: Arc<registry::View>,
+    records: Records,
     outbox: Outbox,
     rng: SmallRng,
     tag: u64,
@@ -53,6 +69,14 @@ impl Node {
             published: false,
             ending: false,
             drained: false,
+            identity: None,
+            joined: None,
+            wall: WallClock::unread(),
+            addresses: BTreeMap::new(),
+            lookups: VecDeque::new(),
+            lookups_at: None,
+            config: Arc::default(),
+            records: Records::default(),
             outbox: Outbox::new(),
             rng,
             tag,
@@ -65,6 +89,60 @@ impl Node {
     pub fn with_egress(mut self, egress: Egress) -> Self {
         self.view.egress = egress;
         self
+    }
+
+    /// Gives it a place on a bus, which it joins when the registry has said who else is there.
+    #[must_use]
+    pub fn with_bus(mut self, identity: BusIdentity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// Tells it the wall clock, which only records and the wire go by.
+    pub fn set_wall_clock(&mut self, now: Instant, wall: SystemTime) {
+        self.wall.set(now, wall);
+    }
+
+    /// Returns its part in the cell; `None` before the registry was seen.
+    #[must_use]
+    pub fn replication(&self) -> Option<&Replication> {
+        self.joined.as_ref().map(|joined| &joined.replication)
+    }
+
+    /// Returns how many dialogs of the cell go on, as far as it knows.
+    #[must_use]
+    pub fn dialogs(&self) -> usize {
+        self.replication()
+            .map_or(0, |replication| replication.replica().dialogs().len())
+    }
+
+    /// Changes its part in the cell, at the time that is now.
+    pub fn with_replication<R>(
+        &mut self,
+        now: Instant,
+        change: impl FnOnce(&mut Replication, Now) -> R,
+    ) -> Option<R> {
+        let now = self.wall.at(now);
+        let joined = self.joined.as_mut()?;
+        let result = change(&mut joined.replication, now);
+        self.settle();
+        Some(result)
+    }
+
+    /// Returns the call records that are to be written.
+    pub fn take_records(&mut self) -> Vec<CallRecord> {
+        self.records.take()
+    }
+
+    /// Returns how many call records were dropped because nobody took them in time.
+    #[must_use]
+    pub fn records_dropped(&self) -> u64 {
+        self.records.dropped()
+    }
+
+    /// Says goodbye to the bus.
+    pub fn leave(&mut self, now: Instant) {
+        self.with_replication(now, |replication, now| replication.leave(now));
     }
 
     /// Returns the view as it is now.
@@ -101,7 +179,90 @@ impl Node {
         self.unusable.extend(unusable);
         self.view.ready = true;
         self.configure_sets(now, config);
+        self.config = Arc::new(config.clone());
+        self.configure_cell(now);
         self.published = false;
+    }
+
+    /// Joins the bus of the cell, or takes what is new about it.
+    fn configure_cell(&mut self, now: Instant) {
+        let Some(identity) = &self.identity else {
+            return;
+        };
+        let config = self.config.clone();
+        let wall = self.wall.at(now);
+        let seed = self.rng.next_u64();
+        let joined = self
+            .joined
+            .get_or_insert_with(|| Joined::new(identity, &config, seed));
+        self.unusable
+            .extend(joined.needs_restart(identity, &config));
+        let refused = joined.configure(wall, identity, &config, &self.addresses);
+        self.unusable.extend(refused);
+        self.view.hash_size = joined.replication.config().hash_size;
+        let cell = joined.cell.clone();
+        self.addresses
+            .retain(|name, _| names_of(&config, &cell).contains(name));
+        self.ask_names(now);
+        self.settle();
+    }
+
+    /// Has the names of notification addresses looked up, now and then again.
+    fn ask_names(&mut self, now: Instant) {
+        let Some(joined) = &self.joined else { return };
+        for name in names_of(&self.config, &joined.cell) {
+            if !self.lookups.contains(&name) {
+                self.lookups.push_back(name);
+            }
+        }
+        self.lookups_at = Some(now + NAMES_AGAIN);
+    }
+
+    /// Returns the next name to look up; [`Node::handle_lookup`] must follow.
+    pub fn poll_lookup(&mut self) -> Option<Box<str>> {
+        self.lookups.pop_front()
+    }
+
+    /// Takes the answer to a look-up: none when nobody answered, and then what was known stays.
+    pub fn handle_lookup(&mut self, now: Instant, name: Box<str>, addresses: &[IpAddr]) {
+        if addresses.is_empty()
+            || self
+                .addresses
+                .get(&name)
+                .is_some_and(|known| known == addresses)
+        {
+            return;
+        }
+        self.addresses.insert(name, addresses.to_vec());
+        if let (Some(identity), Some(joined)) = (&self.identity, &mut self.joined) {
+            let wall = self.wall.at(now);
+            let refused = joined.configure(wall, identity, &self.config, &self.addresses);
+            self.unusable.extend(refused);
+        }
+        self.settle();
+    }
+
+    /// Takes what the cell's part has to send, to write, and to say to the shards.
+    fn settle(&mut self) {
+        let Some(joined) = &mut self.joined else {
+            return;
+        };
+        let replication = &mut joined.replication;
+        for transmit in replication.outbox().iter() {
+            self.outbox
+                .push(transmit.flow, transmit.destination, transmit.bytes);
+        }
+        replication.outbox().clear();
+        while let Some(change) = replication.poll_news() {
+            if let Some((key, record)) = replication.ended_here(&change) {
+                self.records.push(CallRecord::new(key, record));
+            }
+        }
+        let full = !replication.replica().dialogs().has_room();
+        if self.view.full != full {
+            self.view.full = full;
+            self.published = false;
+        }
     }
 
     /// Takes the sets that rules name. Health is kept under `set/destination`; there is one judge, who
@@ -240,10 +401,10 @@ fn stricter(a: HealthConfig, b: HealthConfig) -> HealthConfig {
 impl element::Node for Node {
     type View = View;
     type Notice = ();
-    type Outcomes = ();
+    type Outcomes = Vec<Observation>;
 
     fn claims(view: &View, message: &Message<'_>) -> bool {
-        options::is_for_node(&view.listen, message)
+        message.method() == Method::Kdmq || options::is_for_node(&view.listen, message)
     }
 
     fn handle_message(
@@ -253,6 +414,14 @@ impl element::Node for Node {
         source: SocketAddr,
         message: &Message<'_>,
     ) {
+        if message.method() == Method::Kdmq {
+            if self.identity.as_ref().is_some_and(|bus| bus.flow == flow) {
+                self.with_replication(now, |replication, now| {
+                    replication.handle_message(now, source, message);
+                });
+            }
+            return;
+        }
         if let (Some(status), Some(cseq)) = (message.status(), message.cseq()) {
             if let Some(destination) = self.health.destination_at(source).cloned() {
                 self.health
@@ -265,9 +434,22 @@ impl element::Node for Node {
         self.run_health();
     }
 
-    fn handle_outcomes(&mut self, _now: Instant, (): &mut ()) {}
+    fn handle_outcomes(&mut self, now: Instant, seen: &mut Vec<Observation>) {
+        if !seen.is_empty() {
+            self.with_replication(now, |replication, now| {
+                replication.observe(now, seen.drain(..));
+            });
+            seen.clear();
+        }
+    }
 
-    fn handle_unreachable(&mut self, now: Instant, _flow: FlowId, destination: SocketAddr) {
+    fn handle_unreachable(&mut self, now: Instant, flow: FlowId, destination: SocketAddr) {
+        if self.identity.as_ref().is_some_and(|bus| bus.flow == flow) {
+            self.with_replication(now, |replication, now| {
+                replication.handle_unreachable(now, destination);
+            });
+            return;
+        }
         if let Some(destination) = self.health.destination_at(destination).cloned() {
             self.health.handle_unreachable(now, &destination);
         }
@@ -277,10 +459,18 @@ impl element::Node for Node {
     fn handle_timeout(&mut self, now: Instant) {
         self.health.handle_timeout(now);
         self.run_health();
+        self.with_replication(now, Replication::handle_timeout);
+        if self.lookups_at.is_some_and(|at| at <= now) {
+            self.ask_names(now);
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.health.poll_timeout()
+        let replication = self.replication().and_then(Replication::poll_timeout);
+        [self.health.poll_timeout(), replication, self.lookups_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn outbox(&mut self) -> &mut Outbox {

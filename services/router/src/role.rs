@@ -1,13 +1,15 @@
 //! The router as a process.
 
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime};
 
 use control::view::{MemberKind, View as RegistryView};
-use element::Sharded;
+use element::{FlowId, Sharded};
 use host::{Addresses, Figure, Host, HostConfig, Role, RoleDefaults};
+use replication::DialogsConfig;
 use sip::{DialogConfig, Drop, ProxyConfig};
 
+use crate::cell::BusIdentity;
 use crate::grpc;
 use crate::node::Node;
 use crate::shard::{Counters, Shard};
@@ -39,17 +41,30 @@ impl Role for Router {
         }
     }
 
-    fn shard(proxy: ProxyConfig, dialogs: DialogConfig, seed: u64) -> Shard {
-        Shard::new(proxy, dialogs, seed)
+    /// A router's dialogs are its node's.
+    fn shard(proxy: ProxyConfig, _dialogs: DialogConfig, seed: u64) -> Shard {
+        Shard::new(proxy, seed)
     }
 
-    fn node(config: &HostConfig, seed: u64) -> Node {
-        Node::new(
+    fn node(config: &HostConfig, incarnation: u64, seed: u64) -> Node {
+        let node = Node::new(
             config.advertised().into(),
             config.allow.clone().into(),
             seed,
         )
-        .with_egress(config.egress)
+        .with_egress(config.egress);
+        let Some(dmq) = &config.dmq else {
+            return node;
+        };
+        node.with_bus(BusIdentity {
+            node_id: config.node.clone(),
+            cell: config.cell.clone(),
+            incarnation,
+            own: SocketAddr::new(config.advertise, dmq.listen.port()),
+            flow: FlowId(config.listen.len() as u16),
+            allow: dmq.allow.clone(),
+            dialogs: DialogsConfig::default(),
+        })
     }
 
     fn view(node: &Node) -> View {
@@ -80,12 +95,29 @@ impl Role for Router {
         !busy
     }
 
-    /// The SBC resolves what a router decides.
-    fn poll_lookup(_node: &mut Node) -> Option<Box<str>> {
-        None
+    /// Names of notification addresses; those that it decides on are the SBC's to resolve.
+    fn poll_lookup(node: &mut Node) -> Option<Box<str>> {
+        node.poll_lookup()
     }
 
-    fn handle_lookup(_node: &mut Node, _now: Instant, _name: Box<str>, _address: Option<IpAddr>) {}
+    fn handle_lookup(node: &mut Node, now: Instant, name: Box<str>, addresses: &[IpAddr]) {
+        node.handle_lookup(now, name, addresses);
+    }
+
+    fn set_wall_clock(node: &mut Node, now: Instant, wall: SystemTime) {
+        node.set_wall_clock(now, wall);
+    }
+
+    fn take_records(node: &mut Node) -> Vec<String> {
+        let records = node.take_records();
+        let line =
+            |record| serde_json::to_string(&record).expect("a record is plain text and numbers");
+        records.into_iter().map(line).collect()
+    }
+
+    fn leave(node: &mut Node, now: Instant) {
+        node.leave(now);
+    }
 
     fn log_changes(node: &mut Node) {
         for reason in node.take_unusable() {
@@ -99,11 +131,11 @@ impl Role for Router {
 
     fn measure(element: &Sharded<Shard, Node>, into: &mut dyn FnMut(Figure)) {
         let mut counters = Counters::default();
-        let (mut dialogs, mut contexts, mut repeats, mut absorbed) = (0, 0, 0, 0);
+        let (mut contexts, mut repeats, mut absorbed) = (0, 0, 0);
+        let dialogs = element.inspect_node(Node::dialogs) as u64;
         let mut forgotten = 0;
         element.for_each_shard(|shard| {
             counters.add(shard.counters());
-            dialogs += shard.dialogs() as u64;
             contexts += shard.contexts() as u64;
             repeats += shard.proxy_counters().repeats_sent;
             absorbed += shard.proxy_counters().repeats_absorbed;
@@ -123,6 +155,12 @@ impl Role for Router {
             "Dialogs, early ones included",
             dialogs,
             false,
+        );
+        figure(
+            "router_records_dropped",
+            "Call records that nobody wrote in time",
+            element.inspect_node(Node::records_dropped),
+            true,
         );
         figure(
             "router_contexts",

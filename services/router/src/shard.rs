@@ -1,11 +1,15 @@
-//! The calls of one shard of a router: transactions and dialogs.
+//! The calls of one shard of a router: their transactions. Their dialogs are the node's, which shares
+//! them with the cell.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use element::{FlowId, Outbox};
-use sip::{DialogConfig, Dialogs, Drops, Event, Proxy, ProxyConfig};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use replication::Observation;
+use sip::{Drops, Event, Proxy, ProxyConfig};
 use sip_types::{Message, ParseError, Splice};
 
 use crate::decision::Hop;
@@ -22,6 +26,8 @@ pub(crate) struct Call {
     pub(crate) at: usize,
     /// It was cancelled: no further place.
     pub(crate) cancelled: bool,
+    /// The number of the dialog that it may make; `None` unless it is an INVITE that opens a call.
+    pub(crate) h_id: Option<u32>,
 }
 
 /// What a shard of a router counts.
@@ -54,7 +60,9 @@ impl Counters {
 #[derive(Debug)]
 pub struct Shard {
     pub(crate) proxy: Proxy<Call, ()>,
-    pub(crate) dialogs: Dialogs,
+    /// What passed of dialogs since the node was told.
+    pub(crate) seen: Vec<Observation>,
+    pub(crate) rng: SmallRng,
     pub(crate) counters: Counters,
     /// Counts new requests, for round robin; every shard starts somewhere else.
     pub(crate) turn: usize,
@@ -65,22 +73,15 @@ pub struct Shard {
 impl Shard {
     /// Creates an empty shard; `seed` feeds everything random in it.
     #[must_use]
-    pub fn new(proxy: ProxyConfig, dialogs: DialogConfig, seed: u64) -> Self {
-        let proxy = Proxy::new(proxy, seed);
-        let dialogs = Dialogs::new(dialogs, *proxy.hash_key());
+    pub fn new(proxy: ProxyConfig, seed: u64) -> Self {
         Self {
-            proxy,
-            dialogs,
+            proxy: Proxy::new(proxy, seed),
+            seen: Vec::new(),
+            rng: SmallRng::seed_from_u64(!seed),
             counters: Counters::default(),
             turn: seed as usize,
             edits: Splice::new(),
         }
-    }
-
-    /// Returns how many dialogs it knows.
-    #[must_use]
-    pub fn dialogs(&self) -> usize {
-        self.dialogs.len()
     }
 
     /// Returns how many response contexts are alive.
@@ -124,7 +125,7 @@ impl Shard {
 impl element::Shard for Shard {
     type View = View;
     type Notice = ();
-    type Outcomes = ();
+    type Outcomes = Vec<Observation>;
 
     fn handle_message(
         &mut self,
@@ -168,22 +169,19 @@ impl element::Shard for Shard {
 
     fn handle_timeout(&mut self, now: Instant, _view: &View) {
         self.proxy.handle_timeout(now);
-        self.dialogs.handle_timeout(now);
         self.run_events(now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.proxy.poll_timeout(), self.dialogs.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        self.proxy.poll_timeout()
     }
 
     fn outbox(&mut self) -> &mut Outbox {
         self.proxy.outbox()
     }
 
-    fn take_outcomes(&mut self, _into: &mut ()) -> bool {
-        false
+    fn take_outcomes(&mut self, into: &mut Vec<Observation>) -> bool {
+        into.append(&mut self.seen);
+        !into.is_empty()
     }
 }

@@ -34,6 +34,10 @@ pub struct View {
     pub draining: bool,
     /// The registry was seen, now or before: there are rules to go by.
     pub ready: bool,
+    /// There is no room for another dialog.
+    pub full: bool,
+    /// How many slots Kamailio's dialog hash has in the cell.
+    pub hash_size: u32,
 }
 
 impl View {
@@ -50,6 +54,8 @@ impl View {
             listen,
             draining: false,
             ready: false,
+            full: false,
+            hash_size: control::view::HASH_SIZE,
         }
     }
 

@@ -11,7 +11,7 @@ use control::view::{
     MemberState, NextHop, Route, RouteMatch, RouteResult, Side, SipEndpoint, View,
 };
 use element::{Datagram, Element, FlowId, Outbox, Sender, Sharded, Turn};
-use sip::{DialogConfig, ProxyConfig, TimerConfig};
+use sip::{ProxyConfig, TimerConfig};
 use tandem_router::{Node, Shard};
 
 const ROUTER: &str = "127.0.0.31:5060";
@@ -123,7 +123,7 @@ impl Bench {
         };
         let node = Node::new(vec![own].into(), Arc::new([]), 1);
         let initial = Arc::new(node.view());
-        let shard = Shard::new(proxy, DialogConfig::default(), 2);
+        let shard = Shard::new(proxy, 2);
         let mut bench = Self {
             router: Sharded::new(vec![shard], node, initial, [0; 16]),
             turn: Turn::new(),

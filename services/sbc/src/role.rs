@@ -45,7 +45,7 @@ impl Role for Sbc {
         Shard::new(proxy, dialogs, seed)
     }
 
-    fn node(config: &HostConfig, seed: u64) -> Node {
+    fn node(config: &HostConfig, _incarnation: u64, seed: u64) -> Node {
         Node::new(
             config.advertised().into(),
             config.allow.clone().into(),
@@ -88,8 +88,8 @@ impl Role for Sbc {
         node.poll_lookup()
     }
 
-    fn handle_lookup(node: &mut Node, now: Instant, name: Box<str>, address: Option<IpAddr>) {
-        node.handle_lookup(now, name, address);
+    fn handle_lookup(node: &mut Node, now: Instant, name: Box<str>, addresses: &[IpAddr]) {
+        node.handle_lookup(now, name, addresses.first().copied());
     }
 
     fn log_changes(node: &mut Node) {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use sip::{BranchId, ContextId, decided};
-use sip_types::{Message, Splice};
+use sip_types::{Index, Message, Splice};
 
 use crate::routes::relay::{name_hop, towards, unname_hop};
 use crate::shard::Shard;
@@ -74,7 +74,12 @@ impl Shard {
         let id = branch.context;
         let is_pending = self.proxy.context(id).is_some_and(sip::Context::is_pending);
         if is_pending && !self.is_given_up(branch) && !self.try_next_hop(now, id) {
+            let request = self.proxy.context(id).and_then(sip::Context::request);
+            let request = request.map(<[u8]>::to_vec).unwrap_or_default();
             self.proxy.respond(now, id, 408, &[]);
+            if let Ok(request) = Message::parse(&request, &mut Index::default()) {
+                self.saw_failure(id, &request);
+            }
         }
     }
 }

@@ -42,6 +42,8 @@ impl Shard {
         if own > 0 {
             self.edits.remove_leading(message, HeaderName::Route, own);
         }
+        let did =
+            (message.method() == Method::Invite).then(|| self.draw_did(view, message.call_id()));
         if message.method() != Method::Register
             && let Some(listen) = view.listen.get(usize::from(flow.0))
         {
@@ -51,10 +53,11 @@ impl Shard {
                 Egress::Direct => ";direct",
             };
             self.edits.insert_with(at, |out| {
-                write(
-                    out,
-                    format_args!("Record-Route: <sip:{listen};lr{direct}>\r\n"),
-                )
+                write(out, format_args!("Record-Route: <sip:{listen};lr{direct}"));
+                if let Some(did) = did {
+                    write(out, format_args!(";did={did}"));
+                }
+                out.extend_from_slice(b">\r\n");
             });
         }
         let mut target = Self::back(request);
@@ -72,6 +75,7 @@ impl Shard {
             came_as: rewritten.then(|| message.request_uri().into()),
             at: 0,
             cancelled: false,
+            h_id: did.map(|did| did.h_id),
         };
         match self.proxy.open(now, key, flow, source, message, call) {
             Some(id) => {
@@ -88,6 +92,9 @@ impl Shard {
                 );
                 if let Some(branch) = sent {
                     self.expect_word(now, branch);
+                    if let Some(did) = did {
+                        self.saw_invite(did.h_id, message);
+                    }
                 }
             }
             None => {
@@ -137,10 +144,13 @@ impl Shard {
             // RFC 3261 section 16.7 step 10: what a place that kept silent for too long has begun.
             self.cancel_all(now, branch.context);
         }
-        self.dialogs.handle_response(now, message);
+        self.saw_response(branch.context, status, message);
         self.proxy
             .forward_response(now, branch.context, message, &mut self.edits);
         self.edits.clear();
+        if status >= 300 {
+            self.saw_failure(branch.context, message);
+        }
     }
 }
 

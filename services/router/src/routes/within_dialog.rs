@@ -54,6 +54,7 @@ impl Shard {
             }
         }
         decided!(message, destination = %target.destination, "passed on within its dialog");
+        self.saw_request(message);
         if message.method() == Method::Ack {
             self.proxy
                 .forward_stateless(source, message, &mut self.edits, target);
@@ -64,6 +65,7 @@ impl Shard {
             came_as: None,
             at: 0,
             cancelled: false,
+            h_id: None,
         };
         match self.proxy.open(now, key, flow, source, message, call) {
             Some(id) => {

@@ -1,0 +1,160 @@
+//! What passes of a dialog, told to the node, which tells the cell.
+//!
+//! Kamailio's dialog module does the same on `dlg_manage()`. Nothing is looked up here: whether a
+//! message belongs to a dialog, and whose, is the replica's business.
+
+use dmq_bodies::{Did, slot};
+use rand::RngCore;
+use replication::{Cause, LegSeen, Observation, Observed, Text};
+use sip::ContextId;
+use sip_types::{Message, Method, NameAddr};
+
+use crate::shard::Shard;
+use crate::view::View;
+
+/// The name of the Record-Route parameter that names a dialog, as in Kamailio (`rr_param`).
+const DID: &str = "did";
+
+impl Shard {
+    /// Draws the number of a new dialog: from the upper half, where no Kamailio node counts.
+    pub(crate) fn draw_did(&mut self, view: &View, call_id: &[u8]) -> Did {
+        Did {
+            h_entry: slot(call_id, view.hash_size),
+            h_id: self.rng.next_u32() | 1 << 31,
+        }
+    }
+
+    /// An INVITE that opens a call is on its way.
+    pub(crate) fn saw_invite(&mut self, h_id: u32, request: &Message<'_>) {
+        let what = Observed::Invited {
+            from_uri: uri_of(request.from()),
+            to_uri: uri_of(request.to()),
+            request_uri: request.request_uri().into(),
+            caller: leg_of_request(request),
+        };
+        self.saw(Some(h_id), request, what);
+    }
+
+    /// A response to an INVITE that opened a call goes upstream.
+    pub(crate) fn saw_response(&mut self, id: ContextId, status: u16, response: &Message<'_>) {
+        let Some(h_id) = self.proxy.data(id).and_then(|call| call.h_id) else {
+            return;
+        };
+        match status {
+            101..200 => self.saw(
+                Some(h_id),
+                response,
+                Observed::Rang(leg_of_response(response)),
+            ),
+            200..300 => {
+                let leg = leg_of_response(response);
+                self.saw(Some(h_id), response, Observed::Answered(leg));
+            }
+            _ => {}
+        }
+    }
+
+    /// A call may have ended without a 2xx: its context says. `message` is any of the call's.
+    pub(crate) fn saw_failure(&mut self, id: ContextId, message: &Message<'_>) {
+        let Some(context) = self.proxy.context(id) else {
+            return;
+        };
+        let (false, Some(h_id)) = (context.is_pending(), context.data.h_id) else {
+            return;
+        };
+        let answer = context.response().map(|(status, _)| status);
+        if answer.is_none_or(|status| status < 300) {
+            return;
+        }
+        let cause = match context.data.cancelled {
+            true => Cause::Cancelled,
+            false => Cause::Failed,
+        };
+        // A failure of one of several tries carries its own tag.
+        self.seen.push(Observation {
+            to_tag: Text::default(),
+            ..observation(Some(h_id), message, Observed::Ended(cause))
+        });
+    }
+
+    /// A request inside a dialog goes on.
+    pub(crate) fn saw_request(&mut self, request: &Message<'_>) {
+        let cseq = request.cseq().map_or(0, |cseq| cseq.number);
+        let what = if request.method() == Method::Ack {
+            Observed::Acked
+        } else if request.method() == Method::Bye {
+            Observed::Ended(Cause::Bye)
+        } else if matches!(request.method(), Method::Invite | Method::Update) {
+            Observed::Refreshed(leg_of_request(request))
+        } else {
+            Observed::Requested { cseq }
+        };
+        self.saw(did_of(request).map(|did| did.h_id), request, what);
+    }
+
+    fn saw(&mut self, h_id: Option<u32>, message: &Message<'_>, what: Observed) {
+        self.seen.push(observation(h_id, message, what));
+    }
+}
+
+fn observation(h_id: Option<u32>, message: &Message<'_>, what: Observed) -> Observation {
+    Observation {
+        call_id: message.call_id().into(),
+        h_id,
+        from_tag: message.from_tag().unwrap_or_default().into(),
+        to_tag: message.to_tag().unwrap_or_default().into(),
+        what,
+    }
+}
+
+/// Returns the `did` of the topmost Route, which is ours or that of the router whose heir we are.
+fn did_of(request: &Message<'_>) -> Option<Did> {
+    let route = request.routes().next()?.ok()?;
+    let uri = route.parsed_uri().ok()?;
+    Did::parse(uri.params.get(DID)??).ok()
+}
+
+fn leg_of_request(request: &Message<'_>) -> LegSeen {
+    let route_set = request.record_routes().filter_map(Result::ok);
+    LegSeen {
+        cseq: request.cseq().map_or(0, |cseq| cseq.number),
+        contact: uri_of(request.contacts().find_map(Result::ok)),
+        route_set: entries(route_set),
+    }
+}
+
+/// The route set towards the callee: what stands above our own entry, the nearest first.
+fn leg_of_response(response: &Message<'_>) -> LegSeen {
+    let is_own = |entry: &NameAddr<'_>| {
+        let uri = entry.parsed_uri();
+        uri.is_ok_and(|uri| uri.params.get(DID).is_some())
+    };
+    let entries_above: Vec<_> = response
+        .record_routes()
+        .filter_map(Result::ok)
+        .take_while(|entry| !is_own(entry))
+        .collect();
+    LegSeen {
+        cseq: 0,
+        contact: uri_of(response.contacts().find_map(Result::ok)),
+        route_set: entries(entries_above.into_iter().rev()),
+    }
+}
+
+/// Returns the entries in brackets, separated by commas.
+fn entries<'a>(entries: impl Iterator<Item = NameAddr<'a>>) -> Text {
+    let mut text = Vec::new();
+    for entry in entries {
+        if !text.is_empty() {
+            text.push(b',');
+        }
+        text.push(b'<');
+        text.extend_from_slice(entry.uri);
+        text.push(b'>');
+    }
+    text.into()
+}
+
+fn uri_of(address: Option<NameAddr<'_>>) -> Text {
+    address.map_or_else(Text::default, |address| address.uri.into())
+}
