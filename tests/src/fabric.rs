@@ -402,7 +402,7 @@ impl Fabric {
             members: routers.chain([sbc]).collect(),
             sets: vec![DestinationSet {
                 id: tandem_sbc::FIRST_SET.into(),
-                algorithm: Algorithm::CallId,
+                algorithm: Algorithm::CallIdHash,
                 selector: Some(Selector {
                     kind: Some(MemberKind::Router),
                     ..Selector::default()

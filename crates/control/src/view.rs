@@ -14,6 +14,7 @@ use std::time::Duration;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 pub use convert::{NotANetwork, NotANotificationAddress, Refusal};
+pub use dispatch::Algorithm;
 pub use resources::{Resources, etag_of, name_of};
 
 /// Bytes of the cluster key.
@@ -225,32 +226,6 @@ impl Selector {
         kind && self.cell.as_ref().is_none_or(|cell| *cell == member.cell)
             && self.tags.iter().all(|tag| member.tags.contains(tag))
     }
-}
-
-/// How one destination of a set is chosen, with Kamailio's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Algorithm {
-    /// Hash of the Call-ID.
-    CallId = 0,
-    /// Hash of the From URI.
-    From = 1,
-    /// Hash of the To URI.
-    To = 2,
-    /// Hash of the Request-URI.
-    RequestUri = 3,
-    /// One after the other.
-    RoundRobin = 4,
-    /// At random.
-    Random = 6,
-    /// The highest priority that is active.
-    Priority = 8,
-    /// By weight.
-    Weight = 9,
-    /// The fewest calls.
-    CallLoad = 10,
-    /// By weight, the weights of inactive ones shared out.
-    RelativeWeight = 11,
 }
 
 /// A destination set.

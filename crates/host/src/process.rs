@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::ArgMatches;
 use control::client::{NodeConfig, NodeSession};
 use control::shutdown::Shutdown;
-use control::view::{MemberKind, Refusal, Side, SipEndpoint, View};
+use control::view::{MemberKind, Side, SipEndpoint, View};
 use element::Sharded;
 use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
@@ -168,7 +168,8 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     let mut records = records.context("records.path")?;
     let grpc = control::bind::tcp("grpc.listen", config.grpc).await?;
     let http = control::bind::tcp("http.listen", config.http).await?;
-    let session = NodeSession::start(node_config::<R>(&config), Box::new(check)).await?;
+    // What a view may say is checked as it is read: `control::view`.
+    let session = NodeSession::start(node_config::<R>(&config), Box::new(|_| Ok(()))).await?;
     let mut addresses = Addresses::load(&config.state_dir).context("state_dir/addresses")?;
     let clock = Arc::new(RunningClock::new());
 
@@ -344,24 +345,6 @@ async fn look_up<R: Role>(handle: Handle<R::Shard, R::Node>, name: Box<str>) {
     addresses.sort_by_key(|ip| (ip.is_ipv6(), *ip));
     addresses.dedup();
     handle.with_node(|now, node| R::handle_lookup(node, now, name, &addresses));
-}
-
-/// Refuses a view that this node cannot put in force: the one before it stays.
-fn check(view: &View) -> Result<(), Vec<Refusal>> {
-    let refusals = view.sets.iter().filter_map(|set| {
-        let error = dispatch::Algorithm::try_from(set.algorithm as u32).err()?;
-        Some(Refusal {
-            resource: format!("sets/{}", set.id),
-            field: "algorithm".to_owned(),
-            reason: error.to_string(),
-        })
-    });
-    let refusals: Vec<_> = refusals.collect();
-    if refusals.is_empty() {
-        Ok(())
-    } else {
-        Err(refusals)
-    }
 }
 
 fn keep(addresses: &mut Addresses, view: &View) {

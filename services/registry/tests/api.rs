@@ -208,6 +208,31 @@ async fn validate_only_says_what_would_happen_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_algorithm_that_no_node_knows_is_refused() {
+    let registry = registry("127.0.7.91").await;
+    let mut sets = sets(&registry).await;
+    let mut create = async |algorithm| {
+        let request = CreateDestinationSetRequest {
+            destination_set: Some(DestinationSet {
+                algorithm,
+                ..set("2")
+            }),
+            validate_only: true,
+        };
+        sets.create_destination_set(request).await
+    };
+    for known in [0, 4, 8] {
+        assert!(create(known).await.is_ok(), "{known}");
+    }
+    for unknown in [1, 2, 3, 5, 6, 9, 10, 11, 64] {
+        let status = create(unknown).await.unwrap_err();
+        let refused = (status.code(), fields(&status));
+        let wanted = (Code::InvalidArgument, vec!["algorithm".into()]);
+        assert_eq!(refused, wanted, "{unknown}");
+    }
+}
+
+#[tokio::test]
 async fn bad_requests_name_every_field() {
     let registry = registry("127.0.7.14").await;
     let mut destinations = DestinationServiceClient::new(registry.channel().await);

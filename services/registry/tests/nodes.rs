@@ -291,10 +291,10 @@ async fn a_removed_member_stays_out_until_it_starts_again() {
 async fn a_refused_view_stays_out_of_force_until_a_fix_heals_it() {
     let mut registry = registry("127.0.7.26").await;
     let check = |view: &View| match view.set("2") {
-        Some(set) if set.algorithm == view::Algorithm::CallLoad => Err(vec![Refusal {
+        Some(set) if set.algorithm == view::Algorithm::Priority => Err(vec![Refusal {
             resource: "sets/2".into(),
             field: "algorithm".into(),
-            reason: "this node cannot count calls".into(),
+            reason: "this node knows no priorities".into(),
         }]),
         Some(_) | None => Ok(()),
     };
@@ -303,13 +303,13 @@ async fn a_refused_view_stays_out_of_force_until_a_fix_heals_it() {
     let mut view = session.view();
     reaches(&mut view, "the first view", has_set("1")).await;
 
-    put_set(&registry, "2", 10).await;
+    put_set(&registry, "2", 8).await;
     eventually("the refusal", || async {
         registry.status().await.nodes_refusing == 1
     })
     .await;
     let status = registry.node_statuses().await.remove(0);
-    assert_eq!(status.refusals[0].reason, "this node cannot count calls");
+    assert_eq!(status.refusals[0].reason, "this node knows no priorities");
     put_set(&registry, "3", 0).await;
     eventually("the second refusal", || async {
         registry.node_statuses().await[0].refused == registry.status().await.position

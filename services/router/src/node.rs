@@ -281,13 +281,6 @@ impl Node {
             });
         for id in named.collect::<BTreeSet<_>>() {
             let Some(set) = config.set(id) else { continue };
-            let algorithm = match dispatch::Algorithm::try_from(set.algorithm as u32) {
-                Ok(algorithm) => algorithm,
-                Err(error) => {
-                    self.unusable.push(format!("set {id}: {error}"));
-                    continue;
-                }
-            };
             health = Some(match health {
                 None => health_of(set),
                 Some(others) => stricter(others, health_of(set)),
@@ -326,7 +319,7 @@ impl Node {
             }
             sets.push(DestinationSet {
                 id: id.into(),
-                algorithm,
+                algorithm: set.algorithm,
                 members,
             });
         }
@@ -505,7 +498,7 @@ mod tests {
         let ids = ["1", "2"];
         let set = |(id, within): (&str, u64)| registry::DestinationSet {
             id: id.to_owned(),
-            algorithm: Algorithm::CallId,
+            algorithm: Algorithm::CallIdHash,
             selector: None,
             first_response: Duration::from_secs(2),
             detect_within: Duration::from_millis(within),

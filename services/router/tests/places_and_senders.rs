@@ -302,7 +302,7 @@ fn a_destination_is_waited_for_as_its_set_says() {
     let mut view = view(vec![set("2"), place("sip:127.0.0.1:1", None, &[])]);
     view.sets = vec![DestinationSet {
         first_response: Duration::from_millis(300),
-        ..destination_set(Algorithm::CallId)
+        ..destination_set(Algorithm::CallIdHash)
     }];
     view.destinations = vec![destination(1)];
     let mut bench = Bench::new(&view);

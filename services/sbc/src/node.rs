@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use control::view::{self as registry, DestinationState, Network};
 use dispatch::{
-    Administrative, ClusterKey, DestinationConfig, DestinationSet, Health, HealthConfig,
+    Administrative, Algorithm, ClusterKey, DestinationConfig, DestinationSet, Health, HealthConfig,
     HealthEvent, Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
 };
 use element::{FlowId, Outbox};
@@ -181,19 +181,16 @@ impl Node {
         if let Err(error) = self.health.configure(now, &destinations) {
             return self.note(Change::Unusable(error.to_string()));
         }
-        let algorithm = config.set(FIRST_SET).map_or(0, |set| set.algorithm as u32);
-        let set = dispatch::Algorithm::try_from(algorithm).map(|algorithm| DestinationSet {
+        let set = DestinationSet {
             id: FIRST_SET.into(),
-            algorithm,
+            algorithm: config
+                .set(FIRST_SET)
+                .map_or(Algorithm::CallIdHash, |set| set.algorithm),
             members,
-        });
-        let sets = match set {
-            Ok(set) => Sets::new(key, vec![set]).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
         };
-        match sets {
+        match Sets::new(key, vec![set]) {
             Ok(sets) => self.sets = Some(sets),
-            Err(error) => self.note(Change::Unusable(error)),
+            Err(error) => self.note(Change::Unusable(error.to_string())),
         }
     }
 
@@ -490,7 +487,7 @@ mod tests {
             members: routers.iter().copied().map(router).collect(),
             sets: vec![registry::DestinationSet {
                 id: FIRST_SET.to_owned(),
-                algorithm: Algorithm::CallId,
+                algorithm: Algorithm::CallIdHash,
                 selector: None,
                 first_response: Duration::from_secs(2),
                 detect_within: Duration::from_millis(200),

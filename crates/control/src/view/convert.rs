@@ -284,15 +284,10 @@ impl TryFrom<&v1::DestinationSet> for DestinationSet {
     fn try_from(message: &v1::DestinationSet) -> Result<Self, Vec<Refusal>> {
         let mut check = Check::new(&message.name);
         let id = check.name(&message.name).map(|name| name.id().to_owned());
-        let algorithm = algorithm(message.algorithm);
-        check.unless(
-            algorithm.is_some(),
-            "algorithm",
-            format_args!(
-                "{} is none of 0, 1, 2, 3, 4, 6, 8, 9, 10, 11",
-                message.algorithm
-            ),
-        );
+        let algorithm = Algorithm::try_from(message.algorithm);
+        if let Err(error) = algorithm {
+            check.refuse("algorithm", error);
+        }
         let selector = message.selector.as_ref().map(|selector| {
             if !selector.cell.is_empty()
                 && let Err(error) = check_id(&selector.cell)
@@ -340,7 +335,7 @@ impl TryFrom<&v1::DestinationSet> for DestinationSet {
         let set = || {
             Some(Self {
                 id: id?,
-                algorithm: algorithm?,
+                algorithm: algorithm.ok()?,
                 selector,
                 first_response,
                 detect_within,
@@ -558,22 +553,6 @@ impl From<MemberKind> for v1::MemberKind {
             MemberKind::StockRouter => Self::StockRouter,
         }
     }
-}
-
-fn algorithm(number: u32) -> Option<Algorithm> {
-    Some(match number {
-        0 => Algorithm::CallId,
-        1 => Algorithm::From,
-        2 => Algorithm::To,
-        3 => Algorithm::RequestUri,
-        4 => Algorithm::RoundRobin,
-        6 => Algorithm::Random,
-        8 => Algorithm::Priority,
-        9 => Algorithm::Weight,
-        10 => Algorithm::CallLoad,
-        11 => Algorithm::RelativeWeight,
-        _ => return None,
-    })
 }
 
 /// A text is no notification address.
@@ -923,7 +902,7 @@ mod tests {
         let set = DestinationSet::try_from(&set).unwrap();
         assert_eq!(
             (set.algorithm, set.first_response),
-            (Algorithm::CallId, Duration::from_secs(2))
+            (Algorithm::CallIdHash, Duration::from_secs(2))
         );
         assert_eq!((set.failures_to_inactive, set.successes_to_active), (1, 2));
     }

@@ -60,7 +60,7 @@ impl Bench {
         );
         let set = DestinationSet {
             id: "1".into(),
-            algorithm: Algorithm::CallId,
+            algorithm: Algorithm::CallIdHash,
             selector: Some(Selector {
                 kind: Some(MemberKind::Router),
                 ..Selector::default()
