@@ -86,7 +86,7 @@ pub enum Event {
         /// Its address.
         node: SocketAddr,
     },
-    /// A request is done: exactly one for each that [`Bus::send`] took.
+    /// A request is done: exactly one for each that [`Bus::send`] took and [`Bus::cancel`] did not end.
     Answered {
         /// Whom it was sent to.
         node: SocketAddr,
@@ -332,6 +332,14 @@ impl Bus {
             body,
             waits,
         ))
+    }
+
+    /// Withdraws a request: it is repeated no more, and no [`Event::Answered`] comes for it. Whether the
+    /// node has got it, or will, is not known.
+    ///
+    /// Tells whether it was still waiting for its answer.
+    pub fn cancel(&mut self, now: Instant, node: SocketAddr, request: RequestId) -> bool {
+        self.take(now, canonical(node), request).is_some()
     }
 
     /// Returns what is known of every node, in the order of their addresses.

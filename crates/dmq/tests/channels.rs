@@ -525,3 +525,25 @@ fn every_request_is_executed_once_and_answered_once_through_loss() {
         );
     }
 }
+
+#[test]
+fn a_withdrawn_request_is_neither_repeated_nor_answered() {
+    let start = origin();
+    let mut bus = pair(start);
+    let id = bus
+        .send(start, node(1), "htable", b"{\"action\":1}", Schedule::Stock)
+        .unwrap();
+    let request = sent(&mut bus).pop().unwrap().1;
+    assert!(bus.cancel(start, node(1), id));
+    assert!(!bus.cancel(start, node(1), id), "it is done");
+    for step in 1..400 {
+        bus.handle_timeout(start + ms(step * 10));
+    }
+    let repeats = sent(&mut bus)
+        .into_iter()
+        .filter(|(_, bytes)| *bytes == request);
+    assert_eq!(repeats.count(), 0);
+    answer(&mut bus, start + ms(5000), node(1), &request, 200);
+    let answered = |event: &Event| matches!(event, Event::Answered { .. });
+    assert!(!events(&mut bus).iter().any(answered));
+}
