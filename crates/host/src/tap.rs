@@ -1,12 +1,12 @@
-//! A tap on an element for readers far away: what each is shown, how far one may fall behind, and how
-//! it is told that it was cut. A slow reader is cut with a reason and never slows the packet path.
+//! Readers far away, of what passes through an element or of anything else: who wants what, how far
+//! one may fall behind, and how it is told that it was cut. A slow reader slows nobody down.
 //!
-//! Not here: what a reader wants and what a message looks like to it; that is a service's [`Lens`].
+//! Not here: what a reader may ask for and what it is shown; of packets that is a service's [`Lens`].
 
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,13 +17,13 @@ use sip_types::{Index, Message};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
-/// How many messages one reader may be behind before it is cut.
+/// How many items one reader may be behind before it is cut.
 pub const BEHIND_MAX: usize = 16_384;
 
-/// How many bytes of messages one reader may be behind before it is cut.
+/// How many bytes of items one reader may be behind before it is cut.
 pub const BEHIND_BYTES_MAX: usize = 32 << 20;
 
-/// How many readers there may be at once.
+/// How many readers of one kind there may be at once.
 pub const READERS_MAX: usize = 16;
 
 /// One message as it passed.
@@ -58,117 +58,32 @@ pub trait Lens: Send + Sync + 'static {
     fn show(&self, passed: &Passed<'_>) -> Self::Item;
 }
 
-/// Why a reader gets no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CutReason {
-    /// It fell behind.
-    SlowReader,
-    /// The process is about to end.
-    Shutdown,
-}
-
-/// What a reader gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TapEvent<T> {
-    /// One message.
-    Message(T),
-    /// The last event.
-    Cut {
-        /// Why there are no more.
-        reason: CutReason,
-        /// How many messages it wanted and was not shown.
-        missed: u64,
-    },
-}
-
-/// There are [`READERS_MAX`] readers already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{READERS_MAX} readers are here already: end one of them")]
-pub struct TooManyReaders;
-
-/// Puts a tap on an element, or takes it off.
-type Switch = Box<dyn Fn(Option<Arc<dyn Tap>>) + Send + Sync>;
-
-/// Everybody who reads what passes through one element. The tap is on while there is a reader.
-pub struct Readers<L: Lens> {
+/// Makes room for readers of the element whose tap `set` sets: on while there is a reader.
+#[must_use]
+pub fn of_element<L: Lens>(
     lens: L,
-    readers: Mutex<Vec<Reader<L>>>,
-    switch: Switch,
-}
-
-/// One reader, as the workers see it.
-struct Reader<L: Lens> {
-    filter: L::Filter,
-    queue: mpsc::Sender<Queued<L::Item>>,
-    fate: Arc<Fate>,
-}
-
-/// An item with the length of its message.
-struct Queued<T> {
-    item: T,
-    bytes: usize,
-}
-
-/// What became of a reader, and how far it is behind.
-#[derive(Default)]
-struct Fate {
-    cut: AtomicBool,
-    missed: AtomicU64,
-    bytes: AtomicUsize,
-}
-
-impl<L: Lens> Readers<L> {
-    /// Makes room for readers of the element whose tap `switch` sets.
-    #[must_use]
-    pub fn new(
-        lens: L,
-        switch: impl Fn(Option<Arc<dyn Tap>>) + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            lens,
-            readers: Mutex::default(),
-            switch: Box::new(switch),
+    set: impl Fn(Option<Arc<dyn Tap>>) + Send + Sync + 'static,
+) -> Arc<Readers<L::Filter, L::Item>> {
+    let lens = Arc::new(lens);
+    Arc::new_cyclic(|readers: &std::sync::Weak<Readers<L::Filter, L::Item>>| {
+        let readers = readers.clone();
+        Readers::with_switch(move |on| {
+            let readers = readers.upgrade().filter(|_| on);
+            set(readers.map(|readers| {
+                let lens = lens.clone();
+                Arc::new(Packets { lens, readers }) as Arc<dyn Tap>
+            }));
         })
-    }
-
-    /// Adds a reader: it is shown what passes from now on, until it falls behind, `shutdown` is
-    /// cancelled or the stream is dropped.
-    ///
-    /// # Errors
-    ///
-    /// There are too many.
-    pub fn read(
-        self: &Arc<Self>,
-        filter: L::Filter,
-        shutdown: &Shutdown,
-    ) -> Result<TapStream<L>, TooManyReaders> {
-        let (queue, messages) = mpsc::channel(BEHIND_MAX);
-        let fate = Arc::new(Fate::default());
-        let mut readers = self.readers.lock();
-        if readers.len() >= READERS_MAX {
-            return Err(TooManyReaders);
-        }
-        readers.push(Reader {
-            filter,
-            queue,
-            fate: fate.clone(),
-        });
-        (self.switch)(Some(self.clone()));
-        drop(readers);
-        let shutdown = shutdown.clone();
-        Ok(TapStream {
-            messages,
-            stopped: Box::pin(async move { shutdown.cancelled().await }),
-            ended: false,
-            leave: Leave {
-                readers: self.clone(),
-                fate,
-            },
-        })
-    }
+    })
 }
 
-impl<L: Lens> Tap for Readers<L> {
+/// The tap of an element: shows readers its packets through a lens.
+struct Packets<L: Lens> {
+    lens: Arc<L>,
+    readers: Arc<Readers<L::Filter, L::Item>>,
+}
+
+impl<L: Lens> Tap for Packets<L> {
     fn message(
         &self,
         _now: Instant,
@@ -192,87 +107,203 @@ impl<L: Lens> Tap for Readers<L> {
             remote,
             message: &message,
         };
-        let readers = self.readers.lock();
-        for reader in readers.iter() {
-            if self.lens.wants(&reader.filter, &passed) {
-                reader.take(bytes.len(), || self.lens.show(&passed));
-            }
-        }
+        self.readers.offer(
+            bytes.len(),
+            |filter| self.lens.wants(filter, &passed),
+            || self.lens.show(&passed),
+        );
     }
 }
 
-impl<L: Lens> Reader<L> {
-    /// Queues what is shown, or cuts the reader for good: what it gets has no gaps.
-    fn take(&self, bytes: usize, show: impl FnOnce() -> L::Item) {
-        let Fate {
-            cut,
-            missed,
-            bytes: behind,
-        } = &*self.fate;
-        let has_room = behind.load(Ordering::Relaxed) + bytes <= BEHIND_BYTES_MAX;
-        if !cut.load(Ordering::Relaxed) && has_room {
-            // Before it is queued: its reader subtracts it at once.
-            behind.fetch_add(bytes, Ordering::Relaxed);
-            let item = show();
-            if self.queue.try_send(Queued { item, bytes }).is_ok() {
-                return;
-            }
-        }
-        cut.store(true, Ordering::Relaxed);
-        missed.fetch_add(1, Ordering::Relaxed);
+/// Why a reader gets no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutReason {
+    /// It fell behind.
+    SlowReader,
+    /// The process is about to end.
+    Shutdown,
+}
+
+/// What a reader gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading<T> {
+    /// One item.
+    Item(T),
+    /// The last that it gets.
+    Cut {
+        /// Why there is no more.
+        reason: CutReason,
+        /// How many items it wanted and was not shown.
+        missed: u64,
+    },
+}
+
+/// There are [`READERS_MAX`] readers already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{READERS_MAX} readers are here already: end one of them")]
+pub struct TooManyReaders;
+
+/// Everybody who reads one kind of item.
+pub struct Readers<F, T> {
+    readers: Mutex<Vec<Reader<F, T>>>,
+    switch: Box<dyn Fn(bool) + Send + Sync>,
+}
+
+/// One reader, as seen by who has items.
+struct Reader<F, T> {
+    filter: F,
+    /// `None` once it is cut: what it gets has no gaps.
+    queue: Option<mpsc::Sender<(T, usize)>>,
+    behind: Arc<Behind>,
+}
+
+/// How far a reader is behind, and what it has missed.
+#[derive(Default)]
+struct Behind {
+    bytes: AtomicUsize,
+    missed: AtomicU64,
+}
+
+impl<F, T> Default for Readers<F, T> {
+    fn default() -> Self {
+        Self::with_switch(|_| ())
     }
 }
 
-/// Takes a reader off the list when its stream is dropped, and the tap off with the last one.
-struct Leave<L: Lens> {
-    readers: Arc<Readers<L>>,
-    fate: Arc<Fate>,
+impl<F, T> Readers<F, T> {
+    /// Makes room for readers; `switch` hears when there is one, and when there is none again.
+    fn with_switch(switch: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        Self {
+            readers: Mutex::default(),
+            switch: Box::new(switch),
+        }
+    }
+
+    /// Tells whether nobody reads.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.readers.lock().is_empty()
+    }
+
+    /// Adds a reader: it is shown what comes from now on, until it falls behind, `shutdown` is
+    /// cancelled or the stream is dropped.
+    ///
+    /// # Errors
+    ///
+    /// There are too many.
+    pub fn read(
+        self: &Arc<Self>,
+        filter: F,
+        shutdown: &Shutdown,
+    ) -> Result<ReadStream<F, T>, TooManyReaders> {
+        let (queue, items) = mpsc::channel(BEHIND_MAX);
+        let behind = Arc::new(Behind::default());
+        let mut readers = self.readers.lock();
+        if readers.len() >= READERS_MAX {
+            return Err(TooManyReaders);
+        }
+        readers.push(Reader {
+            filter,
+            queue: Some(queue),
+            behind: behind.clone(),
+        });
+        (self.switch)(true);
+        drop(readers);
+        let shutdown = shutdown.clone();
+        Ok(ReadStream {
+            items,
+            stopped: Box::pin(async move { shutdown.cancelled().await }),
+            ended: false,
+            leave: Leave {
+                readers: self.clone(),
+                behind,
+            },
+        })
+    }
+
+    /// Shows an item of so many bytes to every reader that wants it; cuts those that have no room.
+    pub fn offer(&self, bytes: usize, wants: impl Fn(&F) -> bool, show: impl Fn() -> T) {
+        for reader in self.readers.lock().iter_mut() {
+            if wants(&reader.filter) && !reader.take(bytes, &show) {
+                reader.cut(1);
+            }
+        }
+    }
+
+    /// Cuts every reader, because so many items were lost before anybody could be shown them.
+    pub fn cut(&self, missed: u64) {
+        let mut readers = self.readers.lock();
+        readers.iter_mut().for_each(|reader| reader.cut(missed));
+    }
 }
 
-impl<L: Lens> Drop for Leave<L> {
+impl<F, T> Reader<F, T> {
+    /// Queues an item; tells whether there was room.
+    fn take(&self, bytes: usize, show: impl FnOnce() -> T) -> bool {
+        let Some(queue) = &self.queue else {
+            return false;
+        };
+        if self.behind.bytes.load(Ordering::Relaxed) + bytes > BEHIND_BYTES_MAX {
+            return false;
+        }
+        // Before it is queued: its reader subtracts it at once.
+        self.behind.bytes.fetch_add(bytes, Ordering::Relaxed);
+        queue.try_send((show(), bytes)).is_ok()
+    }
+
+    fn cut(&mut self, missed: u64) {
+        self.behind.missed.fetch_add(missed, Ordering::Relaxed);
+        self.queue = None;
+    }
+}
+
+/// Takes a reader off the list when its stream is dropped.
+struct Leave<F, T> {
+    readers: Arc<Readers<F, T>>,
+    behind: Arc<Behind>,
+}
+
+impl<F, T> Drop for Leave<F, T> {
     fn drop(&mut self) {
         let mut readers = self.readers.readers.lock();
-        readers.retain(|reader| !Arc::ptr_eq(&reader.fate, &self.fate));
+        readers.retain(|reader| !Arc::ptr_eq(&reader.behind, &self.behind));
         if readers.is_empty() {
-            (self.readers.switch)(None);
+            (self.readers.switch)(false);
         }
     }
 }
 
-/// What one reader gets: messages, and at the end why there are no more.
-pub struct TapStream<L: Lens> {
-    messages: mpsc::Receiver<Queued<L::Item>>,
+/// What one reader gets: items, and at the end why there are no more.
+pub struct ReadStream<F, T> {
+    items: mpsc::Receiver<(T, usize)>,
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
-    leave: Leave<L>,
+    leave: Leave<F, T>,
 }
 
-impl<L: Lens> Stream for TapStream<L> {
-    type Item = TapEvent<L::Item>;
+impl<F, T> Stream for ReadStream<F, T> {
+    type Item = Reading<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.ended {
             return Poll::Ready(None);
         }
-        match self.messages.poll_recv(context) {
-            Poll::Ready(Some(Queued { item, bytes })) => {
-                self.leave.fate.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                return Poll::Ready(Some(TapEvent::Message(item)));
+        let reason = match self.items.poll_recv(context) {
+            Poll::Ready(Some((item, bytes))) => {
+                self.leave.behind.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                return Poll::Ready(Some(Reading::Item(item)));
             }
-            Poll::Ready(None) => return Poll::Ready(None),
-            // A busy task is made to wait with messages at hand; the end comes after them.
-            Poll::Pending if !self.messages.is_empty() => return Poll::Pending,
-            Poll::Pending => {}
-        }
-        let reason = if self.leave.fate.cut.load(Ordering::Relaxed) {
-            CutReason::SlowReader
-        } else {
-            ready!(self.stopped.as_mut().poll(context));
-            CutReason::Shutdown
+            Poll::Ready(None) => CutReason::SlowReader,
+            // A busy task is made to wait with items at hand; the end comes after them.
+            Poll::Pending if !self.items.is_empty() => return Poll::Pending,
+            Poll::Pending => {
+                ready!(self.stopped.as_mut().poll(context));
+                CutReason::Shutdown
+            }
         };
         self.ended = true;
-        let missed = self.leave.fate.missed.load(Ordering::Relaxed);
-        Poll::Ready(Some(TapEvent::Cut { reason, missed }))
+        let missed = self.leave.behind.missed.load(Ordering::Relaxed);
+        Poll::Ready(Some(Reading::Cut { reason, missed }))
     }
 }
 
@@ -310,82 +341,102 @@ mod tests {
         .into_bytes()
     }
 
-    fn pass(readers: &Readers<Bodies>, flow: u16, body: &str) {
-        let remote = SocketAddr::from(([192, 0, 2, 1], 5060));
-        let bytes = message(body);
-        #[allow(clippy::disallowed_methods)] // an Instant can be had from nowhere else
-        readers.message(Instant::now(), TapPoint::In, FlowId(flow), remote, &bytes);
+    /// The tap slot of an element, and who reads it.
+    struct Bench {
+        tap: Arc<Mutex<Option<Arc<dyn Tap>>>>,
+        readers: Arc<Readers<Vec<u8>, usize>>,
     }
 
-    fn readers() -> (Arc<Readers<Bodies>>, Arc<AtomicBool>) {
-        let on = Arc::new(AtomicBool::new(false));
-        let switch = on.clone();
-        let readers = Readers::new(Bodies, move |tap| {
-            switch.store(tap.is_some(), Ordering::Relaxed);
-        });
-        (readers, on)
+    impl Bench {
+        fn new() -> Self {
+            let tap = Arc::new(Mutex::new(None));
+            let slot = tap.clone();
+            let readers = of_element(Bodies, move |tap| *slot.lock() = tap);
+            Self { tap, readers }
+        }
+
+        fn pass(&self, flow: u16, body: &str) {
+            let remote = SocketAddr::from(([192, 0, 2, 1], 5060));
+            let bytes = message(body);
+            let tap = self.tap.lock().clone().expect("somebody reads");
+            #[allow(clippy::disallowed_methods)] // an Instant can be had from nowhere else
+            tap.message(Instant::now(), TapPoint::In, FlowId(flow), remote, &bytes);
+        }
     }
 
     #[tokio::test]
     async fn a_reader_is_shown_what_it_wants_and_the_tap_leaves_with_the_last() {
-        let (readers, on) = readers();
+        let bench = Bench::new();
         let shutdown = Shutdown::new();
-        let mut all = readers.read(vec![], &shutdown).unwrap();
-        let mut some = readers.read(b"b".to_vec(), &shutdown).unwrap();
-        assert!(on.load(Ordering::Relaxed));
-        pass(&readers, 1, "a");
-        pass(&readers, 0, "bbb");
-        pass(&readers, 1, "bb");
-        assert_eq!(all.next().await, Some(TapEvent::Message(1)));
-        assert_eq!(all.next().await, Some(TapEvent::Message(2)));
-        assert_eq!(some.next().await, Some(TapEvent::Message(2)));
+        let mut all = bench.readers.read(vec![], &shutdown).unwrap();
+        let mut some = bench.readers.read(b"b".to_vec(), &shutdown).unwrap();
+        bench.pass(1, "a");
+        bench.pass(0, "bbb");
+        bench.pass(1, "bb");
+        assert_eq!(all.next().await, Some(Reading::Item(1)));
+        assert_eq!(all.next().await, Some(Reading::Item(2)));
+        assert_eq!(some.next().await, Some(Reading::Item(2)));
         drop(all);
-        assert!(on.load(Ordering::Relaxed));
+        assert!(bench.tap.lock().is_some());
         shutdown.cancel();
         let (reason, missed) = (CutReason::Shutdown, 0);
-        assert_eq!(some.next().await, Some(TapEvent::Cut { reason, missed }));
+        assert_eq!(some.next().await, Some(Reading::Cut { reason, missed }));
         assert_eq!(some.next().await, None);
         drop(some);
-        assert!(!on.load(Ordering::Relaxed));
+        assert!(bench.tap.lock().is_none() && bench.readers.is_empty());
     }
 
     #[tokio::test]
     async fn a_slow_reader_is_told_last_what_it_missed() {
-        let (readers, _) = readers();
-        let mut slow = readers.read(vec![], &Shutdown::new()).unwrap();
+        let bench = Bench::new();
+        let mut slow = bench.readers.read(vec![], &Shutdown::new()).unwrap();
         for _ in 0..BEHIND_MAX + 3 {
-            pass(&readers, 1, "a");
+            bench.pass(1, "a");
         }
         // Room again is no way back: what it gets has no gaps.
-        assert_eq!(slow.next().await, Some(TapEvent::Message(1)));
-        pass(&readers, 1, "a");
+        assert_eq!(slow.next().await, Some(Reading::Item(1)));
+        bench.pass(1, "a");
         let rest = slow.collect::<Vec<_>>().await;
         assert_eq!(rest.len(), BEHIND_MAX);
         let (reason, missed) = (CutReason::SlowReader, 4);
-        assert_eq!(rest.last(), Some(&TapEvent::Cut { reason, missed }));
+        assert_eq!(rest.last(), Some(&Reading::Cut { reason, missed }));
     }
 
     #[tokio::test]
-    async fn bytes_count_as_well_as_messages() {
-        let (readers, _) = readers();
-        let mut reader = readers.read(vec![], &Shutdown::new()).unwrap();
+    async fn bytes_count_as_well_as_items() {
+        let bench = Bench::new();
+        let mut reader = bench.readers.read(vec![], &Shutdown::new()).unwrap();
         let body = "a".repeat(60_000);
         let fitting = BEHIND_BYTES_MAX / message(&body).len();
-        pass(&readers, 1, &body);
-        assert_eq!(reader.next().await, Some(TapEvent::Message(body.len())));
+        bench.pass(1, &body);
+        assert_eq!(reader.next().await, Some(Reading::Item(body.len())));
         for _ in 0..fitting + 1 {
-            pass(&readers, 1, &body);
+            bench.pass(1, &body);
         }
         let shown = reader.collect::<Vec<_>>().await;
         assert_eq!(shown.len(), fitting + 1);
         let (reason, missed) = (CutReason::SlowReader, 1);
-        assert_eq!(shown.last(), Some(&TapEvent::Cut { reason, missed }));
+        assert_eq!(shown.last(), Some(&Reading::Cut { reason, missed }));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_hears_that_it_is_cut() {
+        let readers = Arc::new(Readers::<(), ()>::default());
+        let mut reader = readers.read((), &Shutdown::new()).unwrap();
+        let waiting = tokio::spawn(async move { reader.next().await });
+        tokio::task::yield_now().await;
+        readers.cut(7);
+        let (reason, missed) = (CutReason::SlowReader, 7);
+        assert_eq!(
+            waiting.await.unwrap(),
+            Some(Reading::Cut { reason, missed })
+        );
     }
 
     #[test]
     fn there_is_a_limit_to_readers() {
-        let (readers, _) = readers();
-        let read = || readers.read(vec![], &Shutdown::new());
+        let readers = Arc::new(Readers::<(), ()>::default());
+        let read = || readers.read((), &Shutdown::new());
         let held: Vec<_> = (0..READERS_MAX).map(|_| read().unwrap()).collect();
         assert_eq!(read().err(), Some(TooManyReaders));
         drop(held);

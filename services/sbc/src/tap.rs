@@ -13,7 +13,7 @@ use control::sbc::v1::{TapCut, TapCutReason, TapDirection, TapMessage, TapReques
 use control::shutdown::Shutdown;
 use element::{FlowId, TapPoint};
 use host::Host;
-use host::tap::{CutReason, Lens, Passed, Readers, TapEvent};
+use host::tap::{self, CutReason, Lens, Passed, Readers, Reading};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
@@ -61,7 +61,7 @@ impl Lens for Sip {
 }
 
 struct Service {
-    readers: Arc<Readers<Sip>>,
+    readers: Arc<Readers<TapRequest, TapMessage>>,
     shutdown: Shutdown,
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn service(host: &Host<Sbc>) -> TapServiceServer<impl TapService> {
     };
     let handle = host.handle.clone();
     TapServiceServer::new(Service {
-        readers: Readers::new(lens, move |tap| handle.element().set_tap(tap)),
+        readers: tap::of_element(lens, move |tap| handle.element().set_tap(tap)),
         shutdown: host.shutdown.clone(),
     })
 }
@@ -90,15 +90,15 @@ impl TapService for Service {
         }
         let events = self.readers.read(filter, &self.shutdown);
         let events = events.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        let responses = events.map(|event| Ok(response(event)));
+        let responses = events.map(|reading| Ok(response(reading)));
         Ok(Response::new(Box::pin(responses)))
     }
 }
 
-fn response(event: TapEvent<TapMessage>) -> TapResponse {
-    let event = match event {
-        TapEvent::Message(message) => Event::Message(message),
-        TapEvent::Cut { reason, missed } => {
+fn response(reading: Reading<TapMessage>) -> TapResponse {
+    let event = match reading {
+        Reading::Item(message) => Event::Message(message),
+        Reading::Cut { reason, missed } => {
             let reason = match reason {
                 CutReason::SlowReader => TapCutReason::SlowReader,
                 CutReason::Shutdown => TapCutReason::Shutdown,
