@@ -29,6 +29,8 @@ pub enum Drop {
     NoRoute,
     /// Where it should go has no address.
     Unresolvable,
+    /// It must leave over TLS (`sips:`), which is not spoken here.
+    Insecure,
     /// Empty, or nothing but line ends: somebody keeps a NAT open.
     KeepAlive,
     /// No SIP at all.
@@ -37,7 +39,7 @@ pub enum Drop {
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NotAllowed,
         Self::Unanswerable,
         Self::Insane,
@@ -48,6 +50,7 @@ impl Drop {
         Self::NoDestination,
         Self::NoRoute,
         Self::Unresolvable,
+        Self::Insecure,
         Self::KeepAlive,
         Self::Garbage,
     ];
@@ -66,6 +69,7 @@ impl Drop {
             Self::NoDestination => "no_destination",
             Self::NoRoute => "no_route",
             Self::Unresolvable => "unresolvable",
+            Self::Insecure => "insecure",
             Self::KeepAlive => "keep_alive",
             Self::Garbage => "garbage",
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use control::view::{MemberKind, Network};
 use host::Egress;
-use sip_types::{Message, Uri};
+use sip_types::{Message, Scheme, Uri};
 
 use crate::decision::Rules;
 
@@ -102,14 +102,16 @@ impl View {
     }
 
     /// Returns the address that a request goes to once its first `passed` Routes are taken off: RFC
-    /// 3261 section 16.6 step 7. `None` for a name, and for our own: that would be a loop.
+    /// 3261 section 16.6 step 7. `None` for a name, for `sips:`, which needs TLS, and
+    /// for our own, which would be a loop.
     #[must_use]
     pub fn next_hop(&self, message: &Message<'_>, passed: usize) -> Option<SocketAddr> {
         let uri = match message.routes().nth(passed) {
             Some(route) => Uri::parse(route.ok()?.uri),
             None => Uri::parse(message.request_uri()),
         };
-        let address = uri.ok()?.socket_addr(5060)?;
+        let uri = uri.ok().filter(|uri| uri.scheme != Scheme::Sips)?;
+        let address = uri.socket_addr(5060)?;
         (!self.listen.contains(&address)).then_some(address)
     }
 

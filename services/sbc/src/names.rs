@@ -75,6 +75,8 @@ pub(crate) enum NextHop {
     Ask(Box<str>),
     /// Nobody knows.
     Nowhere,
+    /// To a `sips:` URI: over TLS, which is not spoken here, or not at all.
+    Insecure,
 }
 
 /// A request that waits for a name.

@@ -247,6 +247,9 @@ impl View {
     /// A name is looked up as a host, with the port of the URI or 5060 (RFC 3263 section 4.2, without
     /// NAPTR and SRV).
     pub(crate) fn resolve(&self, uri: &Uri<'_>) -> NextHop {
+        if uri.scheme == Scheme::Sips {
+            return NextHop::Insecure;
+        }
         let address = match uri.socket_addr(5060) {
             Some(address) => address,
             None => {
@@ -304,7 +307,7 @@ impl View {
 
 /// Returns the name that a SIP URI has for a host, in lower case.
 fn host_name(uri: &Uri<'_>) -> Option<Box<str>> {
-    if !matches!(uri.scheme, Scheme::Sip | Scheme::Sips) || uri.host.is_empty() {
+    if uri.scheme != Scheme::Sip || uri.host.is_empty() {
         return None;
     }
     let name = std::str::from_utf8(uri.host).ok()?;

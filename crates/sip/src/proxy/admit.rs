@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use element::FlowId;
-use sip_types::{HeaderName, Message, Method};
+use sip_types::{HeaderName, Message, Method, Scheme, Uri};
 
 use super::{Offered, Proxy, leaves_room};
 use crate::branch::{ContextId, loop_key};
@@ -29,7 +29,7 @@ pub enum Admission {
 
 impl<C, B> Proxy<C, B> {
     /// Takes a request as far as it goes the same way for everybody: own transactions, sanity, CANCEL
-    /// of nothing (481), size (513), Max-Forwards (483), Proxy-Require (420), loops (482).
+    /// of nothing (481), size (513), `sips:` (416), Max-Forwards (483), Proxy-Require (420), loops (482).
     ///
     /// `from_member` tells whether a router sent it: its second pass is no loop.
     pub fn admit(
@@ -63,6 +63,9 @@ impl<C, B> Proxy<C, B> {
             481
         } else if !leaves_room(message) {
             513
+        } else if is_sips(message) {
+            drops.count(Drop::Insecure, source, message);
+            416
         } else if matches!(message.max_forwards(), Some(Ok(0))) {
             483
         } else if unsupported.is_some() {
@@ -77,4 +80,10 @@ impl<C, B> Proxy<C, B> {
         self.respond_stateless(now, flow, source, message, status, headers.as_slice());
         Admission::Dealt
     }
+}
+
+/// Tells whether a request must reach its end over TLS on every hop, RFC 3261 section 26.2.2: over UDP
+/// it must not go on, and its scheme is one that we do not support (section 16.3 step 2).
+fn is_sips(message: &Message<'_>) -> bool {
+    Uri::parse(message.request_uri()).is_ok_and(|uri| uri.scheme == Scheme::Sips)
 }

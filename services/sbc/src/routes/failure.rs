@@ -120,7 +120,7 @@ impl Shard {
         let direct = match (router, route) {
             (None, Some(_)) => match view.next_hop(&message, view.cluster_routes(&message)) {
                 NextHop::Address(address) => Some(address),
-                NextHop::Ask(_) | NextHop::Nowhere => None,
+                NextHop::Ask(_) | NextHop::Nowhere | NextHop::Insecure => None,
             },
             _ => None,
         };

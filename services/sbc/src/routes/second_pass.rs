@@ -217,6 +217,7 @@ impl Shard {
         match next {
             NextHop::Address(address) => return Some(address),
             NextHop::Ask(name) if self.wait_for_name(now, &name, flow, source, message) => {}
+            NextHop::Insecure => self.refuse_insecure(now, flow, source, message),
             NextHop::Ask(_) | NextHop::Nowhere => {
                 self.refuse_unresolvable(now, flow, source, message)
             }
@@ -236,6 +237,20 @@ impl Shard {
             .count(Drop::Unresolvable, source, message);
         self.proxy
             .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]);
+    }
+
+    /// A next hop that must be reached over TLS is no next hop: RFC 3261 section 26.2.2.
+    fn refuse_insecure(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        source: SocketAddr,
+        message: &Message<'_>,
+    ) {
+        self.counters.drops.count(Drop::Insecure, source, message);
+        let reason = "No TLS For A sips Next Hop";
+        self.proxy
+            .respond_stateless_because(now, flow, source, message, 503, reason, &[]);
     }
 
     /// Returns the bound second pass that a request repeats under another branch: its router was
