@@ -97,6 +97,12 @@ impl Dialogs {
         }
     }
 
+    /// Returns the settings.
+    #[must_use]
+    pub fn config(&self) -> &DialogsConfig {
+        &self.config
+    }
+
     /// Sets who may have to fire a dead owner's deadline: the Tandem members of the cell.
     pub fn set_members(&mut self, members: Vec<SocketAddr>) {
         self.members = members;

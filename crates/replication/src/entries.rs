@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use htable::{
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher128};
 
-use crate::clock::{HybridClock, Now, Stamp};
+use crate::clock::{HybridClock, Now, Stamp, node_number};
 
 /// Names an entry in its cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -244,7 +245,8 @@ impl Entries {
         }
     }
 
-    /// Sets a value; in a table that expires its lifetime starts again.
+    /// Sets a value for us, or for the Kamailio node `stock`; in a table that expires its lifetime
+    /// starts again.
     ///
     /// # Errors
     ///
@@ -255,17 +257,17 @@ impl Entries {
         clock: &mut HybridClock,
         key: &EntryKey,
         value: Value,
-        by_us: bool,
+        stock: Option<SocketAddr>,
     ) -> Result<EntryChanged, EntryError> {
         let hash_before = self.hash(key);
-        let stamp = clock.stamp(now, self.written(key));
+        let stamp = self.stamp(now, clock, key, stock);
         let table = self
             .tables
             .table_mut(&key.table)
             .ok_or(EntryError::NoTable)?;
         // Every node lets a Kamailio node's write last for the table's lifetime from its receipt.
-        let mark = match (by_us, table.definition().autoexpire) {
-            (true, Some(lifetime)) => now.wall.saturating_add(lifetime.as_millis() as u64),
+        let mark = match (stock, table.definition().autoexpire) {
+            (None, Some(lifetime)) => now.wall.saturating_add(lifetime.as_millis() as u64),
             _ => 0,
         };
         table.set(now.monotonic, &key.key, value, Write { stamp, mark })?;
@@ -285,17 +287,17 @@ impl Entries {
         clock: &mut HybridClock,
         key: &EntryKey,
         seconds: i64,
-        by_us: bool,
+        stock: Option<SocketAddr>,
     ) -> Result<Option<EntryChanged>, EntryError> {
         let hash_before = self.hash(key);
-        let stamp = clock.stamp(now, self.written(key));
+        let stamp = self.stamp(now, clock, key, stock);
         let table = self
             .tables
             .table_mut(&key.table)
             .ok_or(EntryError::NoTable)?;
-        let mark = match by_us {
-            true => now.wall.saturating_add_signed(seconds.saturating_mul(1000)),
-            false => seconds.unsigned_abs() | 1 << 63,
+        let mark = match stock {
+            None => now.wall.saturating_add_signed(seconds.saturating_mul(1000)),
+            Some(_) => seconds.unsigned_abs() | 1 << 63,
         };
         let write = Write { stamp, mark };
         if !table.set_expire(now.monotonic, &key.key, seconds, write) {
@@ -480,6 +482,21 @@ impl Entries {
         let gone = self.gone_of(key).map(|gone| gone.write.stamp);
         gone.max(self.stored(key).map(|entry| entry.stamp.stamp))
             .unwrap_or_default()
+    }
+
+    /// Returns a stamp for a write by us, or by a Kamailio node, under whose number it is kept.
+    fn stamp(
+        &self,
+        now: Now,
+        clock: &mut HybridClock,
+        key: &EntryKey,
+        stock: Option<SocketAddr>,
+    ) -> Stamp {
+        let stamp = clock.stamp(now, self.written(key));
+        Stamp {
+            node: stock.map_or(stamp.node, node_number),
+            ..stamp
+        }
     }
 
     /// Takes note of what is stored now under a key.

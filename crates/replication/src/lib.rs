@@ -6,10 +6,12 @@ mod clock;
 mod dialogs;
 mod digest;
 mod entries;
+mod numbers;
 mod observation;
 mod record;
 mod replica;
 mod replication;
+pub mod stock;
 
 pub use clock::{AHEAD_MAX, HybridClock, Now, Stamp, node_number};
 pub use dialogs::{Changed, Dialogs, DialogsConfig, Held};

@@ -61,6 +61,16 @@ pub enum Origin {
     Stock(SocketAddr),
 }
 
+impl Origin {
+    /// Returns the Kamailio node that it was.
+    fn stock(self) -> Option<SocketAddr> {
+        match self {
+            Self::Stock(node) => Some(node),
+            Self::Local | Self::Tandem(_) => None,
+        }
+    }
+}
+
 /// One change, to be told and to be watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -239,8 +249,8 @@ impl Replica {
         value: Value,
         origin: Origin,
     ) -> Result<(), EntryError> {
-        let by_us = origin == Origin::Local;
-        let changed = self.entries.set(now, &mut self.clock, key, value, by_us)?;
+        let stock = origin.stock();
+        let changed = self.entries.set(now, &mut self.clock, key, value, stock)?;
         self.note_entry(now, changed, origin);
         Ok(())
     }
@@ -258,10 +268,9 @@ impl Replica {
         seconds: i64,
         origin: Origin,
     ) -> Result<bool, EntryError> {
-        let by_us = origin == Origin::Local;
-        let changed = self
-            .entries
-            .set_expire(now, &mut self.clock, key, seconds, by_us)?;
+        let changed =
+            self.entries
+                .set_expire(now, &mut self.clock, key, seconds, origin.stock())?;
         let is_changed = changed.is_some();
         changed
             .into_iter()

@@ -1,0 +1,477 @@
+//! What Kamailio nodes say of dialogs, and how much of it is believed (PROTOCOL 5.4).
+//!
+//! A node's word about a dialog that it looks after counts; about another's it fills what is missing,
+//! because a node that is asked for everything tells what it heard long ago. STATE is news from
+//! whomever. The end is the end, but RM for an answered dialog is only its owner's to say before its
+//! time is over: a mere backup frees its copy by its own timer.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dmq_bodies::{
+    Change as StateTold, DialogMessage, DialogState as WireState, Did, Leg as WireLeg,
+    Profile as WireProfile, StateChange, Timing, Update, hash_size_candidates,
+};
+
+use super::sync::Asked;
+use super::{Channel, HELD_BACK_MAX};
+use crate::clock::{Now, Stamp};
+use crate::record::{
+    Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Profile, Profiles,
+    Text, Variable,
+};
+use crate::replica::{Origin, Replica};
+
+/// How long a STATE waits for its UPDATE.
+const HELD_BACK: Duration = Duration::from_secs(2);
+
+/// How long it is remembered that a dialog nobody had heard of is over: until its UPDATE can arrive no
+/// longer.
+const END_HELD_BACK: Duration = Duration::from_secs(32);
+
+/// How long a dialog of a Kamailio node may stay unanswered: beyond its own `early_timeout` of 300 s,
+/// or we would end it in its stead.
+const EARLY_LIFETIME: Duration = Duration::from_secs(330);
+
+/// STATEs of dialogs that nobody has heard of.
+#[derive(Debug, Default)]
+pub(super) struct HeldBack {
+    states: VecDeque<(Instant, SocketAddr, Did, StateTold)>,
+}
+
+impl HeldBack {
+    fn keep(&mut self, now: Instant, node: SocketAddr, did: Did, told: StateTold) -> bool {
+        let wait = match told {
+            StateTold::Deleted => END_HELD_BACK,
+            StateTold::Early { .. } | StateTold::Confirmed { .. } => HELD_BACK,
+        };
+        let has_room = self.states.len() < HELD_BACK_MAX;
+        if has_room {
+            self.states.push_back((now + wait, node, did, told));
+        }
+        has_room
+    }
+
+    /// Returns what waited for a dialog, in order.
+    fn take(&mut self, did: Did) -> Vec<(SocketAddr, StateTold)> {
+        if self.states.iter().all(|(_, _, held, _)| *held != did) {
+            return Vec::new();
+        }
+        let (found, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.states)
+            .into_iter()
+            .partition(|(_, _, held, _)| *held == did);
+        self.states = rest;
+        let found = found.into_iter();
+        found.map(|(_, node, _, told)| (node, told)).collect()
+    }
+
+    /// Drops what has waited in vain; returns how many states that were news.
+    pub(super) fn expire(&mut self, now: Instant) -> u64 {
+        let mut lost = 0;
+        self.states.retain(|(until, _, _, told)| {
+            let is_over = *until <= now;
+            lost += u64::from(is_over && *told != StateTold::Deleted);
+            !is_over
+        });
+        lost
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.states.iter().map(|(until, ..)| *until).min()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.states.len()
+    }
+}
+
+impl Channel {
+    pub(super) fn handle_dialog(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        node: SocketAddr,
+        body: &[u8],
+    ) -> u16 {
+        let message = match DialogMessage::decode(body) {
+            Ok(message) => message,
+            Err(error) => {
+                self.counters.malformed += 1;
+                return error.status();
+            }
+        };
+        let shown = match &message {
+            DialogMessage::Update(update) => update.last_modified,
+            DialogMessage::State(change) => change.last_modified,
+            DialogMessage::Remove(remove) => remove.last_modified,
+            DialogMessage::None | DialogMessage::Sync => None,
+        };
+        self.node(node).see_dialog_clock(now, shown);
+        match message {
+            DialogMessage::None => 200,
+            DialogMessage::Update(update) => self.handle_update(now, replica, node, *update),
+            DialogMessage::State(change) => {
+                let StateChange { did, change, .. } = *change;
+                self.handle_state(now, replica, node, did, change)
+            }
+            DialogMessage::Remove(remove) => self.handle_remove(now, replica, node, remove.did),
+            DialogMessage::Sync => {
+                let asker = self.node(node);
+                asker.forget_told();
+                asker.scan_from_start(super::node::Scan::All);
+                asker.syncs_answered += 1;
+                200
+            }
+        }
+    }
+
+    fn handle_update(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        node: SocketAddr,
+        update: Update,
+    ) -> u16 {
+        if let Some(asking) = &mut self.asking
+            && asking.node == node
+            && asking.what == Asked::Dialogs
+        {
+            asking.hear(now.monotonic);
+        }
+        let did = update.did;
+        let key = DialogKey {
+            call_id: update.call_id.as_ref().into(),
+            h_id: did.h_id,
+        };
+        if self.numbers.did(&key) != did {
+            self.counters.hash_mismatch += 1;
+            self.learn_hash_size(node, &update);
+            return 500;
+        }
+        let held = replica.dialogs().dialog(&key).map(|held| &held.record);
+        if held.is_some_and(DialogRecord::is_ended) {
+            self.counters.late_ignored += 1;
+            return 200;
+        }
+        let is_new = held.is_none();
+        let told = match held.cloned() {
+            Some(held) => {
+                let stamp = replica.stamp(now, held.stamp());
+                news(now, node, &held, update, stamp)
+            }
+            None => {
+                let stamp = replica.stamp(now, Stamp::default());
+                created(now, replica, node, update, stamp)
+            }
+        };
+        let lasts = lasting(&told);
+        if is_new && self.numbers.find(did).next().is_some() {
+            self.counters.collisions += 1;
+        }
+        self.numbers.insert(&key);
+        replica.merge_dialog(now, key.clone(), told, lasts, Origin::Stock(node));
+        if replica.dialogs().dialog(&key).is_none() {
+            // There was no room.
+            self.counters.not_executed += 1;
+            return 500;
+        }
+        for (from, told) in self.held_back.take(did) {
+            self.apply_state(now, replica, from, &key, told);
+        }
+        200
+    }
+
+    /// Finds what hash sizes explain the slots that a node gives its dialogs.
+    fn learn_hash_size(&mut self, node: SocketAddr, update: &Update) {
+        let fitting = hash_size_candidates(&update.call_id, update.did.h_entry).collect();
+        let known = &mut self.node(node).hash_sizes;
+        *known = Some(match known.take() {
+            Some(known) => known.intersection(&fitting).copied().collect(),
+            None => fitting,
+        });
+    }
+
+    fn handle_state(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        node: SocketAddr,
+        did: Did,
+        told: StateTold,
+    ) -> u16 {
+        let Some(key) = self.find(replica, node, did) else {
+            match self.held_back.keep(now.monotonic, node, did, told) {
+                true => self.counters.held_back += 1,
+                false => self.counters.held_back_dropped += 1,
+            }
+            return 200;
+        };
+        self.apply_state(now, replica, node, &key, told);
+        200
+    }
+
+    fn apply_state(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        node: SocketAddr,
+        key: &DialogKey,
+        told: StateTold,
+    ) {
+        let Some(held) = replica.dialogs().dialog(key) else {
+            return;
+        };
+        let held = held.record.clone();
+        if held.is_ended() || state_of(told.state()) < held.state {
+            self.counters.late_ignored += 1;
+            return;
+        }
+        let stamp = replica.stamp(now, held.stamp());
+        let mut record = DialogRecord {
+            state: state_of(told.state()),
+            ..DialogRecord::new(held.ownership)
+        };
+        match told {
+            StateTold::Early { timing, caller } => {
+                add_timing(&mut record, &held, timing, stamp);
+                record.caller = moved(&held.caller, caller, stamp);
+            }
+            StateTold::Confirmed {
+                timing,
+                caller,
+                callee,
+            } => {
+                add_timing(&mut record, &held, timing, stamp);
+                record.caller = moved(&held.caller, caller, stamp);
+                record.callee = moved(&held.callee, callee, stamp);
+            }
+            StateTold::Deleted => record.end = Some(told_end(now)),
+        }
+        let lasts = lasting(&record);
+        replica.merge_dialog(now, key.clone(), record, lasts, Origin::Stock(node));
+    }
+
+    fn handle_remove(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        node: SocketAddr,
+        did: Did,
+    ) -> u16 {
+        let Some(key) = self.find(replica, node, did) else {
+            // What may still come of it is late.
+            if !self
+                .held_back
+                .keep(now.monotonic, node, did, StateTold::Deleted)
+            {
+                self.counters.held_back_dropped += 1;
+            }
+            return 500;
+        };
+        let Some(held) = replica.dialogs().dialog(&key) else {
+            return 500;
+        };
+        let (record, at) = (&held.record, held.at);
+        if record.is_ended() {
+            return 200;
+        }
+        let owner = record.ownership.owner;
+        let is_answered = record.state >= DialogState::Answered;
+        if is_answered && owner != node && now.monotonic < at {
+            self.counters.removals_not_obeyed += 1;
+            // It has told every node of its kind, and they do as it says.
+            let is_ours = owner == self.own;
+            for other in self.nodes.values_mut() {
+                other.note_freed(&key, is_ours);
+            }
+            return 200;
+        }
+        self.apply_state(now, replica, node, &key, StateTold::Deleted);
+        200
+    }
+
+    /// Returns the dialog that a node means: the one it looks after, else one that goes on.
+    fn find(&self, replica: &Replica, node: SocketAddr, did: Did) -> Option<DialogKey> {
+        let found = self.numbers.find(did).filter_map(|key| {
+            let record = &replica.dialogs().dialog(&key)?.record;
+            Some((record.ownership.owner != node, record.is_ended(), key))
+        });
+        found.min().map(|(_, _, key)| key)
+    }
+}
+
+/// Makes a record of a dialog that nobody had heard of.
+fn created(
+    now: Now,
+    replica: &Replica,
+    node: SocketAddr,
+    update: Update,
+    stamp: Stamp,
+) -> DialogRecord {
+    let ownership = Ownership {
+        epoch: 0,
+        owner: node,
+    };
+    let state = state_of(update.state);
+    let usual = replica.dialogs().config().lifetime.as_secs() as u32;
+    let seconds = match state >= DialogState::Answered {
+        true => update.timing.lifetime.unwrap_or(usual),
+        false => EARLY_LIFETIME.as_secs() as u32,
+    };
+    let variables = update.variables.into_iter();
+    DialogRecord {
+        state,
+        created: match update.init_ts {
+            0 => now.wall_seconds(),
+            at => at,
+        },
+        answered: update.timing.start_ts.unwrap_or(0),
+        from_uri: text(&update.from_uri),
+        to_uri: text(&update.to_uri),
+        request_uri: text(&update.request_uri),
+        caller: moved(&Leg::default(), Some(update.caller), stamp),
+        callee: moved(&Leg::default(), update.callee, stamp),
+        variables: variables
+            .map(|(name, value)| (text(&name), variable(&value, stamp)))
+            .collect(),
+        profiles: Profiles {
+            stamp,
+            list: update.profiles.iter().map(profile).collect(),
+        },
+        lifetime: Lifetime { stamp, seconds },
+        end: (state == DialogState::Ended).then(|| told_end(now)),
+        ..DialogRecord::new(ownership)
+    }
+}
+
+/// Makes a record of what an UPDATE says beyond what is held.
+fn news(
+    now: Now,
+    node: SocketAddr,
+    held: &DialogRecord,
+    update: Update,
+    stamp: Stamp,
+) -> DialogRecord {
+    let state = state_of(update.state);
+    let is_news = state > held.state;
+    // What another says of it may be older than what is held: it fills what is missing.
+    let stamp_of_extras = match held.ownership.owner == node {
+        true => stamp,
+        false => Stamp::default(),
+    };
+    let mut record = DialogRecord {
+        state,
+        created: update.init_ts,
+        end: (state == DialogState::Ended).then(|| told_end(now)),
+        ..DialogRecord::new(held.ownership)
+    };
+    for (name, value) in &update.variables {
+        let known = held.variables.get(&**name);
+        if known.and_then(|known| known.value.as_deref()) != Some(value) {
+            let told = variable(value, stamp_of_extras);
+            record.variables.insert(text(name), told);
+        }
+    }
+    let list: Vec<Profile> = update.profiles.iter().map(profile).collect();
+    if list != held.profiles.list {
+        record.profiles = Profiles {
+            stamp: stamp_of_extras,
+            list,
+        };
+    }
+    if is_news {
+        record.caller = moved(&held.caller, Some(update.caller), stamp);
+        record.callee = moved(&held.callee, update.callee, stamp);
+    }
+    if is_news || held.ownership.owner == node {
+        add_timing(&mut record, held, update.timing, stamp);
+    }
+    record
+}
+
+/// Adds when a dialog was answered, and how long it may last if that is news.
+fn add_timing(record: &mut DialogRecord, held: &DialogRecord, timing: Timing, stamp: Stamp) {
+    let is_confirmed = record.state >= DialogState::Answered;
+    let is_answer = is_confirmed && held.state < DialogState::Answered;
+    if is_confirmed {
+        record.answered = timing.start_ts.unwrap_or(0);
+    }
+    if let Some(seconds) = timing.lifetime
+        && is_confirmed
+        && (is_answer || seconds != held.lifetime.seconds)
+    {
+        record.lifetime = Lifetime { stamp, seconds };
+    }
+}
+
+/// Returns how long a dialog lasts from now as its record says, which counts from its receipt.
+fn lasting(record: &DialogRecord) -> Duration {
+    Duration::from_secs(u64::from(record.lifetime.seconds))
+}
+
+/// Returns a leg as it was told; nothing when that says nothing new.
+fn moved(held: &Leg, told: Option<WireLeg>, stamp: Stamp) -> Leg {
+    let Some(told) = told else {
+        return Leg::default();
+    };
+    let digits = std::str::from_utf8(&told.cseq).ok();
+    let leg = Leg {
+        cseq: digits.and_then(|digits| digits.parse().ok()).unwrap_or(0),
+        stamp,
+        tag: text(&told.tag),
+        contact: text(&told.contact),
+        route_set: text(&told.route_set),
+    };
+    let is_same = held.cseq >= leg.cseq
+        && held.tag == leg.tag
+        && held.contact == leg.contact
+        && held.route_set == leg.route_set;
+    match is_same {
+        true => Leg::default(),
+        // Its CSeq may be that of long ago; where it is reached is news all the same.
+        false => Leg {
+            cseq: leg.cseq.max(held.cseq),
+            ..leg
+        },
+    }
+}
+
+fn state_of(state: WireState) -> DialogState {
+    match state {
+        WireState::Unconfirmed => DialogState::Unconfirmed,
+        WireState::Early => DialogState::Early,
+        WireState::ConfirmedNoAck => DialogState::Answered,
+        WireState::Confirmed => DialogState::Confirmed,
+        WireState::Deleted => DialogState::Ended,
+    }
+}
+
+fn told_end(now: Now) -> End {
+    End {
+        at: now.wall_seconds(),
+        cause: Cause::Told,
+    }
+}
+
+fn variable(value: &Bytes, stamp: Stamp) -> Variable {
+    Variable {
+        stamp,
+        value: Some(text(value)),
+    }
+}
+
+fn profile(told: &WireProfile) -> Profile {
+    Profile {
+        name: text(&told.name),
+        value: told.value.as_ref().map(text),
+        puid: text(&told.puid),
+        expires: told.expires.unwrap_or(0),
+        flags: told.flags,
+    }
+}
+
+fn text(bytes: &Bytes) -> Text {
+    Text::from(&bytes[..])
+}

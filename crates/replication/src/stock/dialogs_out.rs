@@ -1,0 +1,590 @@
+//! What a Kamailio node is told of dialogs: one message at a time about each, always the newest.
+//!
+//! A dialog that the node does not know is told whole in the state it has; then its state when that
+//! rises, all of it when variables or profiles change, and STATE(4) again when a leg of a confirmed
+//! dialog has moved. After its end STATE(5), RM some seconds later. If an UPDATE or STATE was on its
+//! way then, or was never answered, both are said once more when no repeat of it can arrive any
+//! longer: an UPDATE after RM revives the dialog (5.6.3). Otherwise they are not: a node that has
+//! done its part would log an ERROR for each. Source: PROTOCOL 5.
+
+use std::hash::Hasher;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dmq_bodies::{
+    Change as StateTold, DialogDialect, DialogMessage, DialogState as WireState, Did,
+    Leg as WireLeg, Profile as WireProfile, Remove, StateChange, Timing, Update,
+};
+use siphasher::sip::SipHasher24;
+
+use super::node::{Line, Node, Scan, Sending, Sent};
+use super::{Counters, DIALOG_CHANNEL, SCAN_QUEUE, TOLD_MAX};
+use crate::clock::Now;
+use crate::numbers::Numbers;
+use crate::record::{DialogKey, DialogRecord, DialogState, Leg, Text};
+use crate::replica::Replica;
+
+/// Between STATE(5) and RM, as Kamailio itself does.
+const REMOVE_AFTER: Duration = Duration::from_secs(5);
+
+/// When the end is said once more: the last repeat of a message comes 27.5 s after the first.
+const REPEAT_AFTER: Duration = Duration::from_secs(32);
+
+/// One message about a dialog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// All of it.
+    Update,
+    /// STATE(2) or STATE(4).
+    State,
+    /// STATE(5).
+    End,
+    /// RM.
+    Remove,
+}
+
+/// What a node knows of a dialog that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    /// The state as a node is told it.
+    state: WireState,
+    /// A hash of what the legs are, CSeq left out: every request in the dialog raises that.
+    legs: u64,
+    /// A hash of variables and profiles.
+    extras: u64,
+}
+
+impl Content {
+    fn of(record: &DialogRecord) -> Self {
+        Self {
+            state: shown_state(record.state),
+            legs: legs_hash(record),
+            extras: extras_hash(record),
+        }
+    }
+}
+
+/// How far the end of a dialog was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// STATE(5) is to be told.
+    State { again: bool },
+    /// RM is to be told, not before that.
+    Remove { at: Instant, again: bool },
+    /// Both are to be told once more, not before that.
+    Repeat { at: Instant },
+}
+
+/// What a node was told of a dialog, by whomever.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// `None`: nothing.
+    content: Option<Content>,
+    /// It may have lost or missed something since.
+    is_stale: bool,
+    /// It will not have it.
+    is_refused: bool,
+    /// An UPDATE or STATE may still be under way although nobody waits for its answer.
+    is_in_doubt: bool,
+    in_flight: Option<(dmq::RequestId, Step)>,
+    is_queued: bool,
+    ending: Option<Ending>,
+    ended_at: Option<Instant>,
+}
+
+impl Told {
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// The node went away; tells whether there is anything left to remember.
+    pub(super) fn lose(&mut self) -> bool {
+        self.is_in_doubt |= self
+            .in_flight
+            .take()
+            .is_some_and(|(_, step)| may_revive(step));
+        self.is_queued = false;
+        self.content.is_some() || self.is_in_doubt || self.ending.is_some()
+    }
+
+    /// Returns what to tell next, if anything and now.
+    fn next(&self, now: Instant, record: Option<&DialogRecord>) -> Option<Step> {
+        match self.ending {
+            Some(Ending::State { .. }) => return Some(Step::End),
+            Some(Ending::Remove { at, .. }) => return (at <= now).then_some(Step::Remove),
+            Some(Ending::Repeat { .. }) => return None,
+            None => {}
+        }
+        let record = record.filter(|record| !record.is_ended() && !self.is_refused)?;
+        let Some(told) = self.content.filter(|_| !self.is_stale) else {
+            return Some(Step::Update);
+        };
+        let is = Content::of(record);
+        let moved = is.state == WireState::Confirmed && is.legs != told.legs;
+        if is.extras != told.extras {
+            Some(Step::Update)
+        } else if is.state > told.state || moved {
+            Some(Step::State)
+        } else {
+            None
+        }
+    }
+
+    /// The node has taken what it was told.
+    fn take(&mut self, step: Step, sent: Content) {
+        let known = self.content;
+        let mut content = sent;
+        if let Some(known) = known {
+            // An UPDATE without news of the state leaves the legs alone.
+            if step == Step::Update && known.state == sent.state {
+                content.legs = known.legs;
+            }
+            content.state = sent.state.max(known.state);
+            if step == Step::State {
+                content.extras = known.extras;
+            }
+        }
+        self.content = Some(content);
+        self.is_stale &= step != Step::Update;
+    }
+
+    /// The end was told as far as `step`; returns when it goes on, or `None` when all is said.
+    fn take_end(&mut self, now: Instant, step: Step, is_known: bool) -> Option<Instant> {
+        let (again, is_state) = match (self.ending, step) {
+            (Some(Ending::State { again }), Step::End) => (again, true),
+            (Some(Ending::Remove { again, .. }), Step::Remove) => (again, false),
+            _ => return Some(now),
+        };
+        if is_state && is_known {
+            let wait = if again { Duration::ZERO } else { REMOVE_AFTER };
+            let at = now + wait;
+            self.ending = Some(Ending::Remove { at, again });
+            return Some(at);
+        }
+        if again || !self.is_in_doubt {
+            return None;
+        }
+        let at = (self.ended_at.unwrap_or(now) + REPEAT_AFTER).max(now);
+        self.ending = Some(Ending::Repeat { at });
+        Some(at)
+    }
+}
+
+fn may_revive(step: Step) -> bool {
+    matches!(step, Step::Update | Step::State)
+}
+
+impl Node {
+    pub(super) fn queue_dialog(&mut self, key: &DialogKey) {
+        if let Some(told) = self.dialogs.get_mut(key)
+            && self.is_up
+            && !told.is_queued
+            && told.in_flight.is_none()
+        {
+            told.is_queued = true;
+            self.dialog_queue.push_back(key.clone());
+        }
+    }
+
+    fn told_of(&mut self, key: &DialogKey, counters: &mut Counters) -> Option<&mut Told> {
+        if self.dialogs.len() >= TOLD_MAX && !self.dialogs.contains_key(key) {
+            counters.not_told += 1;
+            return None;
+        }
+        Some(self.dialogs.entry(key.clone()).or_default())
+    }
+
+    /// A dialog that goes on was changed here.
+    pub(super) fn note_dialog(&mut self, key: &DialogKey, counters: &mut Counters) {
+        // A node that is away is told everything when it returns.
+        if self.is_up && self.told_of(key, counters).is_some() {
+            self.queue_dialog(key);
+        }
+    }
+
+    /// A dialog that goes on was changed by another node, which tells everybody itself.
+    pub(super) fn note_dialog_told(
+        &mut self,
+        key: &DialogKey,
+        record: &DialogRecord,
+        counters: &mut Counters,
+    ) {
+        if self.is_up
+            && let Some(told) = self.told_of(key, counters)
+            && told.in_flight.is_none()
+            && !told.is_queued
+        {
+            told.content = Some(Content::of(record));
+            told.is_stale = false;
+        }
+    }
+
+    /// A dialog is over. `by_us` tells that no other node says so, `is_new` that it was over before
+    /// anybody could be told of it.
+    pub(super) fn note_end(&mut self, now: Now, key: &DialogKey, by_us: bool, is_new: bool) {
+        let is_held = self.dialogs.contains_key(key);
+        let is_told = self.is_up && by_us && self.dialogs.len() < TOLD_MAX;
+        if !is_held && !is_told {
+            return;
+        }
+        let told = self.dialogs.entry(key.clone()).or_default();
+        if told.is_ending() {
+            return;
+        }
+        told.is_refused |= is_new;
+        if let Some((request, _)) = told.in_flight.take() {
+            self.requests.remove(&request);
+            self.withdrawn.push(request);
+            told.is_in_doubt = true;
+        }
+        // What was there before the node was, others have told it.
+        let may_know = told.content.is_some() || told.is_stale || told.is_in_doubt || !is_held;
+        told.ended_at = Some(now.monotonic);
+        if told.is_refused || !may_know {
+            // Remembered as refused while it is queued: more may be noted of a dialog that is new.
+            if !is_new {
+                self.dialogs.remove(key);
+            }
+        } else if by_us {
+            told.ending = Some(Ending::State { again: false });
+            self.queue_dialog(key);
+        } else if told.is_in_doubt {
+            let at = now.monotonic + REPEAT_AFTER;
+            told.ending = Some(Ending::Repeat { at });
+            self.later.insert((at, key.clone()));
+        } else {
+            self.dialogs.remove(key);
+        }
+    }
+
+    /// The node has freed a dialog, or may have.
+    pub(super) fn note_freed(&mut self, key: &DialogKey, is_ours: bool) {
+        let Some(told) = self.dialogs.get_mut(key).filter(|told| !told.is_ending()) else {
+            return;
+        };
+        told.content = None;
+        told.is_stale = false;
+        if is_ours {
+            self.queue_dialog(key);
+        }
+    }
+
+    /// It asks for everything, so it has nothing: what has ended need not be said.
+    pub(super) fn forget_told(&mut self) {
+        let busy = |told: &Told| told.in_flight.is_some() || told.is_in_doubt;
+        self.dialogs
+            .retain(|_, told| !told.is_ending() || busy(told));
+        for told in self.dialogs.values_mut() {
+            told.content = None;
+            told.is_refused = false;
+        }
+    }
+
+    /// Finds the dialogs that are to be told anew, a few partitions at a time.
+    pub(super) fn scan_dialogs(
+        &mut self,
+        own: SocketAddr,
+        others: impl Fn(SocketAddr) -> bool,
+        replica: &Replica,
+        counters: &mut Counters,
+    ) {
+        while let Some((scan, partition)) = self.scan
+            && self.dialog_queue.len() < SCAN_QUEUE
+        {
+            for (key, held) in replica.dialogs().partition_iter(partition) {
+                let owner = held.record.ownership.owner;
+                let is_wanted = match scan {
+                    Scan::Own => owner == own,
+                    Scan::All => !others(owner),
+                };
+                if held.record.is_ended() || !is_wanted {
+                    continue;
+                }
+                if let Some(told) = self.told_of(key, counters) {
+                    told.is_stale = true;
+                    told.is_refused = false;
+                    self.queue_dialog(key);
+                }
+            }
+            self.scan = partition.checked_add(1).map(|next| (scan, next));
+        }
+    }
+
+    /// Queues what has been waiting for its time.
+    pub(super) fn wake_dialogs(&mut self, now: Instant) {
+        while let Some((at, _)) = self.later.first()
+            && *at <= now
+            && let Some((_, key)) = self.later.pop_first()
+        {
+            if let Some(told) = self.dialogs.get_mut(&key)
+                && let Some(Ending::Repeat { at }) = told.ending
+                && at <= now
+            {
+                told.ending = Some(Ending::State { again: true });
+            }
+            self.queue_dialog(&key);
+        }
+    }
+
+    /// Tells what there is to tell; `false` when no more can be sent now.
+    pub(super) fn send_dialogs(
+        &mut self,
+        line: &mut Line<'_>,
+        replica: &Replica,
+        numbers: &Numbers,
+    ) -> bool {
+        while let Some(key) = self.dialog_queue.front().cloned() {
+            if !self.has_room() {
+                return false;
+            }
+            let held = replica.dialogs().dialog(&key);
+            let record = held.map(|held| &held.record);
+            let told = self.dialogs.get(&key);
+            let step = told.and_then(|told| told.next(line.now.monotonic, record));
+            let Some(step) = step else {
+                self.unqueue_dialog(&key);
+                continue;
+            };
+            let at = self.dialog_clock(line.now);
+            let body = body_of(step, &key, record, numbers.did(&key), at);
+            let (body, content) = (
+                body.as_ref().map(|(body, _)| body.clone()),
+                body.map(|it| it.1),
+            );
+            match line.send(DIALOG_CHANNEL, body) {
+                Sending::Full => return false,
+                Sending::TooLong => {
+                    self.unqueue_dialog(&key);
+                    if let Some(told) = self.dialogs.get_mut(&key) {
+                        told.is_refused = true;
+                    }
+                }
+                Sending::Sent(request) => {
+                    self.unqueue_dialog(&key);
+                    if let Some(told) = self.dialogs.get_mut(&key) {
+                        told.in_flight = Some((request, step));
+                    }
+                    let content = content.unwrap_or(ENDED);
+                    self.requests
+                        .insert(request, Sent::Dialog(key, step, content));
+                }
+            }
+        }
+        true
+    }
+
+    fn unqueue_dialog(&mut self, key: &DialogKey) {
+        self.dialog_queue.pop_front();
+        if let Some(told) = self.dialogs.get_mut(key) {
+            told.is_queued = false;
+        }
+    }
+
+    /// A message about a dialog was answered, or was not (408).
+    pub(super) fn dialog_answered(
+        &mut self,
+        now: Instant,
+        key: &DialogKey,
+        step: Step,
+        sent: Content,
+        status: u16,
+    ) {
+        let Some(told) = self.dialogs.get_mut(key) else {
+            return;
+        };
+        told.in_flight = None;
+        let goes_on = match (step, status) {
+            (Step::Update | Step::State, 408) => {
+                told.is_in_doubt = true;
+                told.is_stale |= step == Step::Update;
+                Some(now)
+            }
+            (Step::End | Step::Remove, 408) => Some(now),
+            (Step::Update | Step::State, 200..=299) => {
+                told.take(step, sent);
+                Some(now)
+            }
+            // It does not know the dialog: it may have started anew.
+            (Step::State, 500) => {
+                told.content = None;
+                Some(now)
+            }
+            (Step::Update | Step::State, _) => {
+                told.is_refused = true;
+                None
+            }
+            (Step::End, _) => told.take_end(now, step, (200..=299).contains(&status)),
+            (Step::Remove, _) => told.take_end(now, step, true),
+        };
+        let is_over = told.is_ending() && goes_on.is_none();
+        match goes_on {
+            Some(at) if at > now => {
+                self.later.insert((at, key.clone()));
+            }
+            Some(_) => self.queue_dialog(key),
+            None if is_over => {
+                self.dialogs.remove(key);
+            }
+            None => {}
+        }
+    }
+}
+
+/// What a message about an end tells of a dialog that goes on: nothing.
+const ENDED: Content = Content {
+    state: WireState::Deleted,
+    legs: 0,
+    extras: 0,
+};
+
+/// Writes a message; `None` when it would be too long.
+fn body_of(
+    step: Step,
+    key: &DialogKey,
+    record: Option<&DialogRecord>,
+    did: Did,
+    last_modified: Option<u64>,
+) -> Option<(Bytes, Content)> {
+    let content = record.map_or(ENDED, Content::of);
+    let message = match (step, record) {
+        (Step::Remove, _) => DialogMessage::Remove(Remove { did, last_modified }),
+        (Step::Update, Some(record)) => {
+            DialogMessage::Update(Box::new(update(key, record, did, last_modified)))
+        }
+        (Step::State, Some(record)) => DialogMessage::State(Box::new(StateChange {
+            did,
+            last_modified,
+            change: state_told(record),
+        })),
+        (Step::End | Step::Update | Step::State, _) => {
+            DialogMessage::State(Box::new(StateChange {
+                did,
+                last_modified,
+                change: StateTold::Deleted,
+            }))
+        }
+    };
+    let dialect = DialogDialect {
+        last_modified: last_modified.is_some(),
+    };
+    Some((message.encode(dialect).ok()?, content))
+}
+
+fn update(key: &DialogKey, record: &DialogRecord, did: Did, last_modified: Option<u64>) -> Update {
+    let variables = record.variables.iter();
+    Update {
+        did,
+        last_modified,
+        init_ts: record.created,
+        iflags: None,
+        call_id: Bytes::copy_from_slice(&key.call_id),
+        from_uri: bytes(&record.from_uri),
+        to_uri: bytes(&record.to_uri),
+        request_uri: bytes(&record.request_uri),
+        caller: leg(&record.caller),
+        callee: named(&record.callee),
+        variables: variables
+            .filter_map(|(name, variable)| Some((bytes(name), bytes(variable.value.as_ref()?))))
+            .collect(),
+        profiles: record.profiles.list.iter().map(profile).collect(),
+        state: shown_state(record.state),
+        timing: timing(record),
+    }
+}
+
+fn state_told(record: &DialogRecord) -> StateTold {
+    let (timing, caller) = (timing(record), named(&record.caller));
+    match shown_state(record.state) {
+        WireState::Confirmed => StateTold::Confirmed {
+            timing,
+            caller,
+            callee: named(&record.callee),
+        },
+        WireState::Deleted => StateTold::Deleted,
+        WireState::Unconfirmed | WireState::Early | WireState::ConfirmedNoAck => {
+            StateTold::Early { timing, caller }
+        }
+    }
+}
+
+/// Returns the state as nodes are told it: that a 2xx has passed they are told with its ACK.
+fn shown_state(state: DialogState) -> WireState {
+    match state {
+        DialogState::Unconfirmed => WireState::Unconfirmed,
+        DialogState::Early | DialogState::Answered => WireState::Early,
+        DialogState::Confirmed => WireState::Confirmed,
+        DialogState::Ended => WireState::Deleted,
+    }
+}
+
+fn timing(record: &DialogRecord) -> Timing {
+    Timing {
+        // Nodes read a time of answer as that of an answered dialog.
+        start_ts: Some(record.answered)
+            .filter(|at| *at != 0 && shown_state(record.state) == WireState::Confirmed),
+        lifetime: Some(record.lifetime.seconds),
+    }
+}
+
+fn named(known: &Leg) -> Option<WireLeg> {
+    (!known.tag.is_empty()).then(|| leg(known))
+}
+
+fn leg(leg: &Leg) -> WireLeg {
+    WireLeg {
+        tag: bytes(&leg.tag),
+        cseq: leg.cseq.to_string().into(),
+        route_set: bytes(&leg.route_set),
+        contact: bytes(&leg.contact),
+    }
+}
+
+fn profile(profile: &crate::record::Profile) -> WireProfile {
+    WireProfile {
+        name: bytes(&profile.name),
+        value: profile.value.as_ref().map(bytes),
+        puid: bytes(&profile.puid),
+        expires: Some(profile.expires).filter(|at| *at != 0),
+        flags: profile.flags,
+    }
+}
+
+fn bytes(text: &Text) -> Bytes {
+    Bytes::copy_from_slice(text)
+}
+
+fn legs_hash(record: &DialogRecord) -> u64 {
+    let mut hasher = SipHasher24::new();
+    for leg in [&record.caller, &record.callee] {
+        for text in [&leg.tag, &leg.contact, &leg.route_set] {
+            feed(&mut hasher, text);
+        }
+    }
+    hasher.finish()
+}
+
+fn extras_hash(record: &DialogRecord) -> u64 {
+    let mut hasher = SipHasher24::new();
+    for (name, variable) in &record.variables {
+        if let Some(value) = &variable.value {
+            feed(&mut hasher, name);
+            feed(&mut hasher, value);
+        }
+    }
+    for profile in &record.profiles.list {
+        hasher.write_u8(1);
+        for text in [&profile.name, &profile.puid] {
+            feed(&mut hasher, text);
+        }
+        feed(&mut hasher, profile.value.as_deref().unwrap_or_default());
+        hasher.write(&profile.expires.to_le_bytes());
+        hasher.write(&profile.flags.to_le_bytes());
+    }
+    hasher.finish()
+}
+
+fn feed(hasher: &mut SipHasher24, text: &[u8]) {
+    hasher.write(&(text.len() as u64).to_le_bytes());
+    hasher.write(text);
+}

@@ -1,0 +1,473 @@
+//! The stock side of a cell: what this node tells Kamailio nodes, and what it believes of them.
+//!
+//! [`Channel`] speaks `dialog` and `htable` as Kamailio's modules dialog and htable do, only where
+//! those lose or repeat, it does not: one request at a time about each dialog and key, always with the
+//! newest content, and a comparison of tables after each return of a node. By file: `dialogs_out`,
+//! `dialogs_in`, `tables_out`, `tables_in`, `sync` (asking and answering for everything), `repair` (who
+//! is right about what differs), `node` (what is known of one).
+//!
+//! Not here: which nodes are Kamailio nodes, who is alive, transmission. Source: Kamailio dialog,
+//! dlg_dmq.c, and htable, ht_dmq.c, as seen on the wire; docs/replication.md.
+
+mod dialogs_in;
+mod dialogs_out;
+mod node;
+mod repair;
+mod sync;
+mod tables_in;
+mod tables_out;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use dmq::{Bus, RequestId};
+use dmq_bodies::Numbering;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::clock::Now;
+use crate::entries::EntryKey;
+use crate::numbers::Numbers;
+use crate::replica::{Change, Key, Origin, Replica};
+use dialogs_in::HeldBack;
+use node::{Line, Node, Sent};
+use repair::Differences;
+use sync::{Asked, Asking};
+use tables_in::EarlyLifetimes;
+
+/// Kamailio's channel for dialogs.
+pub const DIALOG_CHANNEL: &str = "dialog";
+/// Kamailio's channel for tables.
+pub const TABLE_CHANNEL: &str = "htable";
+
+/// Requests to one node that wait for their answers: fewer than a bus takes.
+pub const WINDOW: usize = 32;
+/// Dialogs of which it is remembered what a node was told; beyond it new ones are not told, counted.
+pub const TOLD_MAX: usize = 500_000;
+/// Keys that wait to be told a node; beyond it they are left to the next comparison, counted.
+pub const ENTRIES_PENDING_MAX: usize = 200_000;
+/// Cells of one answer that are compared; beyond it nothing follows from what is missing.
+pub const CELLS_MAX: usize = 500_000;
+/// STATEs that wait for their UPDATE; beyond it they are dropped, counted.
+pub const HELD_BACK_MAX: usize = 4096;
+/// Lifetimes that wait for their value; beyond it they are dropped, counted.
+pub const EARLY_MAX: usize = 1024;
+/// Comparisons in a row that may find differences, before the next return of a node.
+pub const ROUNDS_MAX: u32 = 5;
+
+/// Dialogs that wait to be told anew before more are looked for.
+const SCAN_QUEUE: usize = 256;
+/// How far a Kamailio node's clock is followed in `last_modified`, in seconds.
+const AHEAD_MAX_SECONDS: u64 = 86_400;
+/// Nodes that come up at one time are asked within that time of it.
+const ASK_WITHIN: Duration = Duration::from_secs(1);
+
+/// What the stock side counts; all of it only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bodies that are no messages.
+    pub malformed: u64,
+    /// Operations on tables and dialogs for which there was no table, or no room.
+    pub not_executed: u64,
+    /// UPDATEs whose slot is not ours: the node has another hash size.
+    pub hash_mismatch: u64,
+    /// Dialogs that bear the numbers of another.
+    pub collisions: u64,
+    /// STATEs that came before their UPDATE.
+    pub held_back: u64,
+    /// Those whose UPDATE did not come, or for which there was no room.
+    pub held_back_dropped: u64,
+    /// Lifetimes that came before their value and for which there was no room.
+    pub early_dropped: u64,
+    /// Messages about dialogs that are over, or below their state.
+    pub late_ignored: u64,
+    /// RMs for answered dialogs of another owner, before their time.
+    pub removals_not_obeyed: u64,
+    /// Cells that were left out of a comparison: no table of ours, ended, or no room.
+    pub cells_skipped: u64,
+    /// Requests for everything that were not answered in time.
+    pub unanswered_syncs: u64,
+    /// Dialogs and keys that were not told because too much waits.
+    pub not_told: u64,
+    /// Messages that were too long to be told.
+    pub too_long: u64,
+    /// Requests that a node refused.
+    pub refused: u64,
+    /// Requests that nobody answered.
+    pub unanswered: u64,
+    /// Requests that were withdrawn because the dialog had ended.
+    pub withdrawn: u64,
+}
+
+/// What is shown of one Kamailio node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether it is told anything.
+    pub is_up: bool,
+    /// Dialogs and keys that wait to be told.
+    pub dirty: usize,
+    /// Requests that wait for their answers.
+    pub in_flight: usize,
+    /// Dialogs of which it is remembered what it was told.
+    pub dialogs_told: usize,
+    /// Keys that differed when tables were compared last.
+    pub stock_differences: Option<u64>,
+    /// When that was.
+    pub compared: Option<Instant>,
+    /// Whether it numbers table operations as Kamailio up to 5.4 did.
+    pub old_numbering: bool,
+    /// Whether it has shown `last_modified` on either channel (6.2).
+    pub last_modified_shown: bool,
+    /// How often it was asked for everything.
+    pub syncs_asked: u64,
+    /// How often it asked for everything.
+    pub syncs_answered: u64,
+    /// The hash sizes that explain its slots, when they are not ours; empty when none does.
+    pub hash_size_candidates: Option<Vec<u32>>,
+    /// Tables that it does not have.
+    pub unknown_tables: Vec<bytes::Bytes>,
+}
+
+/// What is shown of the stock side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Every Kamailio node that has been heard of.
+    pub nodes: Vec<NodeStatus>,
+    /// STATEs that wait for their UPDATE.
+    pub held_back: usize,
+}
+
+/// What this node says to Kamailio nodes and hears from them.
+///
+/// After any call: [`Channel::note`] every change of the replica, then [`Channel::run`], then sleep
+/// until [`Channel::poll_timeout`]. Only nodes known to be Kamailio nodes are to be brought up.
+#[derive(Debug)]
+pub struct Channel {
+    own: SocketAddr,
+    numbers: Numbers,
+    nodes: BTreeMap<SocketAddr, Node>,
+    held_back: HeldBack,
+    early: EarlyLifetimes,
+    asking: Option<Asking>,
+    counters: Counters,
+    rng: SmallRng,
+}
+
+impl Channel {
+    /// Creates the stock side of the node whose DMQ address is `own`; `hash_size` is the cell's.
+    #[must_use]
+    pub fn new(own: SocketAddr, hash_size: u32, seed: u64) -> Self {
+        Self {
+            own,
+            numbers: Numbers::new(hash_size),
+            nodes: BTreeMap::new(),
+            held_back: HeldBack::default(),
+            early: EarlyLifetimes::default(),
+            asking: None,
+            counters: Counters::default(),
+            rng: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    /// Takes the news that a Kamailio node takes messages; without effect on one that does already.
+    pub fn node_up(&mut self, now: Now, node: SocketAddr) {
+        let wait = self.rng.random_range(Duration::ZERO..=ASK_WITHIN);
+        let node = self.nodes.entry(node).or_default();
+        if !node.is_up {
+            node.come_up(now.monotonic + wait);
+        }
+    }
+
+    /// Takes the news that a node takes no messages any more, or is no Kamailio node any more.
+    pub fn node_down(&mut self, _now: Now, node: SocketAddr) {
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.go_down();
+        }
+        if self
+            .asking
+            .as_ref()
+            .is_some_and(|asking| asking.node == node)
+        {
+            self.asking = None;
+        }
+    }
+
+    /// Takes the news that a node is gone for good: all that is known of it is forgotten.
+    pub fn node_removed(&mut self, now: Now, node: SocketAddr) {
+        self.node_down(now, node);
+        self.nodes.remove(&node);
+    }
+
+    /// Takes note of a change of the replica, whoever made it: what was changed here is told.
+    pub fn note(&mut self, now: Now, replica: &Replica, change: &Change) {
+        match &change.key {
+            Key::Dialog(key) => {
+                let Some(held) = replica.dialogs().dialog(key) else {
+                    return;
+                };
+                self.numbers.insert(key);
+                let is_local = change.origin == Origin::Local;
+                if !held.record.is_ended() {
+                    for node in self.nodes.values_mut() {
+                        match is_local {
+                            true => node.note_dialog(key, &mut self.counters),
+                            false => node.note_dialog_told(key, &held.record, &mut self.counters),
+                        }
+                    }
+                    return;
+                }
+                self.numbers.note_ended(key);
+                let is_new = change.before.is_none();
+                for node in self.nodes.values_mut() {
+                    node.note_end(now, key, is_local, is_new);
+                }
+            }
+            Key::Entry(key) => {
+                if let Some(asking) = &mut self.asking {
+                    asking.touch(key);
+                }
+                for node in self.nodes.values_mut() {
+                    match change.origin {
+                        Origin::Local => node.note_entry(key, &mut self.counters),
+                        Origin::Tandem(_) | Origin::Stock(_) => node.note_entry_told(key),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Executes a message of channel `dialog` or `htable`; returns the status to answer.
+    pub fn handle(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        node: SocketAddr,
+        channel: &str,
+        body: &[u8],
+    ) -> u16 {
+        match channel {
+            DIALOG_CHANNEL => self.handle_dialog(now, replica, node, body),
+            TABLE_CHANNEL => self.handle_table(now, replica, node, body),
+            _ => 404,
+        }
+    }
+
+    /// Takes the news of how a request ended; those of others are passed over.
+    pub fn answered(
+        &mut self,
+        now: Now,
+        _replica: &mut Replica,
+        node: SocketAddr,
+        request: RequestId,
+        status: u16,
+    ) {
+        let Some(to) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        let Some(sent) = to.requests.remove(&request) else {
+            return;
+        };
+        match status {
+            200..=299 => {}
+            408 => self.counters.unanswered += 1,
+            _ => self.counters.refused += 1,
+        }
+        match sent {
+            Sent::Dialog(key, step, content) => {
+                to.dialog_answered(now.monotonic, &key, step, content, status);
+            }
+            Sent::Entry(key, step) => to.entry_answered(&key, step, status),
+            Sent::Cells => to.cells_answered(status),
+            Sent::Ask(what) => self.ask_answered(now, node, what, status),
+        }
+    }
+
+    fn ask_answered(&mut self, now: Now, node: SocketAddr, what: Asked, status: u16) {
+        let asking = self.asking.as_mut();
+        let asking = asking.filter(|asking| asking.node == node && asking.what == what);
+        let Some(asking) = asking else { return };
+        if (200..=299).contains(&status) {
+            asking.hear(now.monotonic);
+        } else {
+            self.counters.unanswered_syncs += 1;
+            self.asking = None;
+        }
+    }
+
+    /// Hands to the bus what may be sent now.
+    pub fn run(&mut self, now: Now, replica: &mut Replica, bus: &mut Bus) {
+        let stock: BTreeSet<SocketAddr> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.is_up)
+            .map(|(address, _)| *address)
+            .collect();
+        for address in &stock {
+            let Some(node) = self.nodes.get_mut(address) else {
+                continue;
+            };
+            for request in node.withdrawn.drain(..) {
+                self.counters.withdrawn += 1;
+                bus.cancel(now.monotonic, *address, request);
+            }
+            let mut line = Line {
+                now,
+                address: *address,
+                bus,
+                counters: &mut self.counters,
+            };
+            let is_other = |owner| owner != *address && stock.contains(&owner);
+            loop {
+                node.scan_dialogs(self.own, is_other, replica, line.counters);
+                if !node.send_dialogs(&mut line, replica, &self.numbers) || node.scan.is_none() {
+                    break;
+                }
+            }
+            node.send_entries(&mut line, replica);
+            node.send_cells(&mut line, replica);
+        }
+        self.ask_next(now, bus);
+    }
+
+    /// Asks the next node for everything, unless one is being asked.
+    fn ask_next(&mut self, now: Now, bus: &mut Bus) {
+        if self.asking.is_some() {
+            return;
+        }
+        for (address, node) in &mut self.nodes {
+            let Some(what) = node.wanted(now.monotonic) else {
+                continue;
+            };
+            let mut line = Line {
+                now,
+                address: *address,
+                bus,
+                counters: &mut self.counters,
+            };
+            if node.ask(&mut line, what) {
+                self.asking = Some(Asking::new(now.monotonic, *address, what));
+                return;
+            }
+        }
+    }
+
+    /// Runs what is due: what was to be said later, what has waited in vain, comparing tables.
+    pub fn handle_timeout(&mut self, now: Now, replica: &mut Replica) {
+        for node in self.nodes.values_mut() {
+            node.wake_dialogs(now.monotonic);
+        }
+        self.counters.held_back_dropped += self.held_back.expire(now.monotonic);
+        self.early.expire(now.monotonic);
+        self.numbers.forget(replica);
+        if let Some(asking) = self.asking.take() {
+            match asking.poll_timeout() <= now.monotonic {
+                true => self.finish(now, replica, asking),
+                false => self.asking = Some(asking),
+            }
+        }
+    }
+
+    /// A node has told everything.
+    fn finish(&mut self, now: Now, replica: &mut Replica, asking: Asking) {
+        if asking.what == Asked::Dialogs {
+            return;
+        }
+        if !asking.has_batch {
+            self.counters.unanswered_syncs += 1;
+            return;
+        }
+        let Some(node) = self.nodes.get(&asking.node) else {
+            return;
+        };
+        let is_busy = |key: &EntryKey| {
+            asking.touched.contains(key)
+                || node.entries.contains_key(key)
+                || node.unknown_tables.contains(&key.table)
+        };
+        let cells = &asking.cells;
+        let mut found = Differences::of_cells(now, replica, asking.node, cells, is_busy);
+        if !asking.is_partial {
+            found.add_lacking(now, replica, cells, is_busy);
+        }
+        let count = found.count;
+        self.follow(asking.node, found);
+        let node = self.node(asking.node);
+        node.differences = Some(count);
+        node.compared = Some(now.monotonic);
+        // What was found is looked at once more.
+        node.rounds = if count == 0 { 0 } else { node.rounds + 1 };
+        node.wants_tables |= count > 0;
+        node.wants_tables &= node.rounds < ROUNDS_MAX;
+    }
+
+    /// Tells what a comparison found.
+    fn follow(&mut self, with: SocketAddr, found: Differences) {
+        self.counters.cells_skipped += found.skipped;
+        for (address, node) in &mut self.nodes {
+            let keys = match *address == with {
+                true => &found.tell,
+                false => &found.adopted,
+            };
+            for key in keys {
+                node.note_entry(key, &mut self.counters);
+            }
+        }
+        for key in &found.tell_lifetime {
+            self.node(with).note_lifetime(key);
+        }
+    }
+
+    /// Returns when `handle_timeout` and then `run` are due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let nodes = self.nodes.values();
+        let later = nodes.filter_map(|node| node.later.first().map(|(at, _)| *at));
+        let asking = self.asking.as_ref().map(Asking::poll_timeout);
+        let wanted = || self.nodes.values().filter_map(Node::wanted_at).min();
+        later
+            .chain(asking.or_else(wanted))
+            .chain(self.held_back.poll_timeout())
+            .chain(self.early.poll_timeout())
+            .min()
+    }
+
+    /// Returns what is shown of the stock side.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let nodes = self.nodes.iter().map(|(address, node)| NodeStatus {
+            address: *address,
+            is_up: node.is_up,
+            dirty: node.dialog_queue.len() + node.entry_queue.len(),
+            in_flight: node.requests.len(),
+            dialogs_told: node.dialogs.len(),
+            stock_differences: node.differences,
+            compared: node.compared,
+            old_numbering: node.numbering == Numbering::Old,
+            last_modified_shown: node.dialogs_ahead.or(node.tables_ahead).is_some(),
+            syncs_asked: node.syncs_asked,
+            syncs_answered: node.syncs_answered,
+            hash_size_candidates: node
+                .hash_sizes
+                .as_ref()
+                .map(|sizes| sizes.iter().copied().collect()),
+            unknown_tables: node.unknown_tables.iter().cloned().collect(),
+        });
+        Status {
+            nodes: nodes.collect(),
+            held_back: self.held_back.len(),
+        }
+    }
+
+    /// Returns what was counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn node(&mut self, node: SocketAddr) -> &mut Node {
+        self.nodes.entry(node).or_default()
+    }
+}

@@ -1,0 +1,308 @@
+//! Asking Kamailio nodes for everything, one at a time, and answering when they ask.
+//!
+//! A Kamailio node answers a request for dialogs by telling everybody everything, and two answers
+//! about tables at once have put keys into its askers twice (PROTOCOL 9.5): so one node is asked, then
+//! the next. It is asked once when it is first heard of and once after each return; for tables also
+//! after it has not taken an operation, at most once a minute. It is answered alone, one small batch
+//! of cells after the other; dialogs are told it as any other news.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dmq_bodies::{BATCH_BYTES_DEFAULT, Cell, DialogDialect, DialogMessage, TableMessage, batches};
+
+use super::node::{Line, Node, Sending, Sent};
+use super::{CELLS_MAX, DIALOG_CHANNEL, TABLE_CHANNEL};
+use crate::clock::Now;
+use crate::entries::EntryKey;
+use crate::replica::Replica;
+
+/// No more comes after so long without anything.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// The same after a batch that was full: another follows, perhaps by its last repeat.
+const QUIET_AFTER_FULL: Duration = Duration::from_secs(30);
+
+/// A batch of cells is closed at 60 000 bytes as Kamailio estimates them.
+const FULL_BATCH_BYTES: usize = 50_000;
+
+/// An answer that has not ended by then is given up.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+
+/// Between two requests for tables to one node.
+pub(super) const TABLES_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a node is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// All dialogs.
+    Dialogs,
+    /// All cells.
+    Tables,
+}
+
+/// The node that is being asked, and what it has answered.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) node: std::net::SocketAddr,
+    pub(super) what: Asked,
+    began: Instant,
+    quiet: Duration,
+    /// When the last of its answer came, or it said that it will answer.
+    heard: Option<Instant>,
+    /// The cells that it holds.
+    pub(super) cells: BTreeMap<EntryKey, Cell>,
+    pub(super) has_batch: bool,
+    /// Keys that were changed since it was asked.
+    pub(super) touched: BTreeSet<EntryKey>,
+    /// There were too many to keep them.
+    pub(super) is_partial: bool,
+}
+
+impl Asking {
+    pub(super) fn new(now: Instant, node: std::net::SocketAddr, what: Asked) -> Self {
+        Self {
+            node,
+            what,
+            began: now,
+            quiet: QUIET,
+            heard: None,
+            cells: BTreeMap::new(),
+            has_batch: false,
+            touched: BTreeSet::new(),
+            is_partial: false,
+        }
+    }
+
+    /// The node sent a part of what it was asked for, or took the request.
+    pub(super) fn hear(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// Takes a batch of cells.
+    pub(super) fn take(&mut self, now: Instant, cells: Vec<Cell>, bytes: usize) {
+        self.hear(now);
+        self.has_batch = true;
+        self.quiet = match bytes >= FULL_BATCH_BYTES {
+            true => QUIET_AFTER_FULL,
+            false => QUIET,
+        };
+        for cell in cells {
+            if self.cells.len() >= CELLS_MAX {
+                self.is_partial = true;
+                return;
+            }
+            let key = EntryKey {
+                table: cell.table.clone(),
+                key: cell.key.clone(),
+            };
+            self.cells.insert(key, cell);
+        }
+    }
+
+    pub(super) fn touch(&mut self, key: &EntryKey) {
+        if self.what == Asked::Tables && self.touched.len() < CELLS_MAX {
+            self.touched.insert(key.clone());
+        }
+    }
+
+    /// Returns when the answer is taken for complete.
+    pub(super) fn poll_timeout(&self) -> Instant {
+        // The answer to a request for tables has one batch at least.
+        let waits = self.what == Asked::Tables && !self.has_batch;
+        let quiet = if waits { QUIET_AFTER_FULL } else { self.quiet };
+        let last = self.began + ANSWER_MAX;
+        self.heard.map_or(last, |heard| (heard + quiet).min(last))
+    }
+}
+
+/// Cells that are still to be sent to who asked for them.
+#[derive(Debug, Default)]
+pub(super) struct CellsAnswer {
+    keys: VecDeque<EntryKey>,
+    bodies: VecDeque<Bytes>,
+    is_begun: bool,
+    is_in_flight: bool,
+}
+
+impl CellsAnswer {
+    fn new(now: Now, replica: &Replica, table: Option<&Bytes>) -> Self {
+        let tables = replica.entries().tables().iter();
+        let wanted = tables.filter(|it| {
+            let definition = it.definition();
+            definition.replicate && table.is_none_or(|table| *table == definition.name)
+        });
+        let keys = wanted.flat_map(|table| {
+            let name = table.definition().name.clone();
+            table.iter(now.monotonic).map(move |(key, _)| EntryKey {
+                table: name.clone(),
+                key: key.clone(),
+            })
+        });
+        Self {
+            keys: keys.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the next body; an answer has one at least.
+    fn next(&mut self, now: Now, replica: &Replica, last_modified: bool) -> Option<&Bytes> {
+        if self.bodies.is_empty() && (!self.keys.is_empty() || !self.is_begun) {
+            let mut cells = Vec::new();
+            let mut bytes = 0;
+            while bytes < BATCH_BYTES_DEFAULT
+                && let Some(key) = self.keys.pop_front()
+            {
+                let cell = cell(now, replica, &key);
+                bytes += cell.as_ref().map_or(0, estimate);
+                cells.extend(cell);
+            }
+            let made = batches(&cells, last_modified, BATCH_BYTES_DEFAULT);
+            self.bodies.extend(made.bodies);
+            self.is_begun = true;
+        }
+        self.bodies.front()
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_begun && self.keys.is_empty() && self.bodies.is_empty() && !self.is_in_flight
+    }
+}
+
+/// Returns an entry as a cell; `None` for what is gone, and for what does not end in a table where
+/// things do: a cell cannot say that, and Kamailio leaves it out too.
+fn cell(now: Now, replica: &Replica, key: &EntryKey) -> Option<Cell> {
+    let record = replica.entries().record(now.monotonic, key)?;
+    let table = replica.entries().tables().table(&key.table)?;
+    let expire = record.remaining.map(|remaining| {
+        let at = now.wall.saturating_add(remaining.as_millis() as u64);
+        at.div_ceil(1000)
+    });
+    if expire.is_none() && table.definition().autoexpire.is_some() {
+        return None;
+    }
+    Some(Cell {
+        table: key.table.clone(),
+        key: key.key.clone(),
+        value: record.value?,
+        expire,
+        last_modified: Some(record.write.stamp.wall()).filter(|at| *at > 0),
+    })
+}
+
+/// Guesses the length of a cell, its field names included.
+fn estimate(cell: &Cell) -> usize {
+    let value = match &cell.value {
+        htable::Value::Int(_) => 11,
+        htable::Value::Text(text) => text.len(),
+    };
+    100 + cell.table.len() + cell.key.len() + value
+}
+
+impl Node {
+    /// It asked for cells.
+    pub(super) fn answer_tables(&mut self, now: Now, replica: &Replica, table: Option<&Bytes>) {
+        let is_in_flight = self
+            .answer
+            .as_ref()
+            .is_some_and(|answer| answer.is_in_flight);
+        let mut answer = CellsAnswer::new(now, replica, table);
+        answer.is_in_flight = is_in_flight;
+        self.answer = Some(answer);
+        self.syncs_answered += 1;
+    }
+
+    /// Sends the next batch of cells, if the last one was answered.
+    pub(super) fn send_cells(&mut self, line: &mut Line<'_>, replica: &Replica) {
+        if !self.has_room() {
+            return;
+        }
+        let last_modified = self.table_dialect().last_modified;
+        let Some(answer) = &mut self.answer else {
+            return;
+        };
+        if answer.is_in_flight {
+            return;
+        }
+        let Some(body) = answer.next(line.now, replica, last_modified) else {
+            self.answer = None;
+            return;
+        };
+        let body = body.clone();
+        match line.send(TABLE_CHANNEL, Some(body)) {
+            Sending::Full => return,
+            Sending::TooLong => {}
+            Sending::Sent(request) => {
+                answer.is_in_flight = true;
+                self.requests.insert(request, Sent::Cells);
+            }
+        }
+        answer.bodies.pop_front();
+    }
+
+    /// A batch of cells was answered; without an answer the rest is not sent.
+    pub(super) fn cells_answered(&mut self, status: u16) {
+        if let Some(answer) = &mut self.answer {
+            answer.is_in_flight = false;
+            if status == 408 || answer.is_done() {
+                self.answer = None;
+            }
+        }
+    }
+
+    /// Returns what it is to be asked for now.
+    pub(super) fn wanted(&self, now: Instant) -> Option<Asked> {
+        if !self.is_up || self.ask_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        if self.wants_dialogs {
+            return Some(Asked::Dialogs);
+        }
+        let may_ask = self.tables_again.is_none_or(|at| at <= now);
+        (self.wants_tables && may_ask).then_some(Asked::Tables)
+    }
+
+    /// Returns when it may be asked for what it is to be asked for.
+    pub(super) fn wanted_at(&self) -> Option<Instant> {
+        let first = self.ask_at.filter(|_| self.is_up)?;
+        if self.wants_dialogs {
+            return Some(first);
+        }
+        let again = self.tables_again.unwrap_or(first);
+        self.wants_tables.then_some(again.max(first))
+    }
+
+    /// Asks for everything; `false` when that cannot be sent now.
+    pub(super) fn ask(&mut self, line: &mut Line<'_>, what: Asked) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        let sending = match what {
+            Asked::Dialogs => {
+                let dialect = DialogDialect {
+                    last_modified: false,
+                };
+                let body = DialogMessage::Sync.encode(dialect).ok();
+                line.send(DIALOG_CHANNEL, body)
+            }
+            Asked::Tables => {
+                let body = TableMessage::Sync { table: None };
+                line.send(TABLE_CHANNEL, body.encode(self.table_dialect()).ok())
+            }
+        };
+        let Sending::Sent(request) = sending else {
+            return false;
+        };
+        match what {
+            Asked::Dialogs => self.wants_dialogs = false,
+            Asked::Tables => {
+                self.wants_tables = false;
+                self.tables_again = Some(line.now.monotonic + TABLES_AGAIN);
+            }
+        }
+        self.syncs_asked += 1;
+        self.requests.insert(request, Sent::Ask(what));
+        true
+    }
+}
