@@ -12,6 +12,7 @@ mod record;
 mod replica;
 mod replication;
 pub mod stock;
+pub mod tandem;
 
 pub use clock::{AHEAD_MAX, HybridClock, Now, Stamp, node_number};
 pub use dialogs::{Changed, Dialogs, DialogsConfig, Held};

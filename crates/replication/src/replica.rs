@@ -134,6 +134,11 @@ impl Replica {
         self.dialogs.set_members(all.collect());
     }
 
+    /// Returns the Tandem members of the cell, this node not among them.
+    pub fn members(&self) -> impl Iterator<Item = SocketAddr> {
+        self.clean_since.keys().copied()
+    }
+
     /// Returns this node's DMQ address.
     #[must_use]
     pub fn own(&self) -> SocketAddr {
