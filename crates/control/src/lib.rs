@@ -38,5 +38,14 @@ pub mod router {
     }
 }
 
+/// The bus as a router sees it, generated from `proto/tandem/mirror/v1`.
+pub mod mirror {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("tandem.mirror.v1");
+    }
+}
+
 /// Every service and message above as an encoded `google.protobuf.FileDescriptorSet`, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
