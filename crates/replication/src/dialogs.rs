@@ -496,6 +496,13 @@ impl Dialogs {
         wrong
     }
 
+    /// Changes a record behind the back of its hash, as a flipped bit would.
+    pub(crate) fn flip(&mut self, key: &DialogKey) {
+        if let Some(held) = self.dialog_mut(key) {
+            held.record.created ^= 1;
+        }
+    }
+
     /// Returns when the next deadline may be due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -474,6 +474,12 @@ impl Replica {
         wrong
     }
 
+    /// Flips a bit of a dialog in memory, for tests.
+    #[doc(hidden)]
+    pub fn flip(&mut self, key: &DialogKey) {
+        self.dialogs.flip(key);
+    }
+
     fn scrub(&mut self) {
         let wanted = (0..SCRUBBED).map(|step| ((self.scrub + step) % 256) as u8);
         let wanted = wanted.collect();

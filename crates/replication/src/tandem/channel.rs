@@ -354,6 +354,12 @@ impl Channel {
         rounds.chain(links).chain(self.readiness_at()).min()
     }
 
+    /// Tells whether this node knows what its cell knows, or cannot find out.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
     /// Returns how things stand.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
@@ -396,7 +402,8 @@ impl Channel {
             .map(|link| link.address)
             .collect();
         let all_members = replica.members().all(|member| synced.contains(&member));
-        if all_members && !synced.is_empty() || all_reached && age >= ALONE_AFTER {
+        // With no other member there is nobody to ask.
+        if all_members || all_reached && age >= ALONE_AFTER {
             self.is_ready = true;
         } else if age >= DEGRADED_AFTER {
             self.is_ready = true;
