@@ -156,7 +156,8 @@ impl Told {
             (Some(Ending::Remove { again, .. }), Step::Remove) => (again, false),
             _ => return Some(now),
         };
-        if is_state && is_known {
+        // Another node may tell it of the dialog after it said that it does not know it.
+        if is_state && (is_known || !again) {
             let wait = if again { Duration::ZERO } else { REMOVE_AFTER };
             let at = now + wait;
             self.ending = Some(Ending::Remove { at, again });
@@ -270,11 +271,9 @@ impl Node {
         }
     }
 
-    /// It asks for everything, so it has nothing: what has ended need not be said.
+    /// It asks for everything, so it has nothing. What has ended it is told all the same: another
+    /// node may answer it with a dialog that is over and never freed then (PROTOCOL 9.6).
     pub(super) fn forget_told(&mut self) {
-        let busy = |told: &Told| told.in_flight.is_some() || told.is_in_doubt;
-        self.dialogs
-            .retain(|_, told| !told.is_ending() || busy(told));
         for told in self.dialogs.values_mut() {
             told.content = None;
             told.is_refused = false;

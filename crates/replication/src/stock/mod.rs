@@ -152,6 +152,8 @@ pub struct Channel {
     held_back: HeldBack,
     early: EarlyLifetimes,
     asking: Option<Asking>,
+    /// What was taken from a node that was asked, and is to be told the others once that is noted.
+    adopted: Vec<(SocketAddr, EntryKey)>,
     counters: Counters,
     rng: SmallRng,
 }
@@ -167,6 +169,7 @@ impl Channel {
             held_back: HeldBack::default(),
             early: EarlyLifetimes::default(),
             asking: None,
+            adopted: Vec::new(),
             counters: Counters::default(),
             rng: SmallRng::seed_from_u64(seed),
         }
@@ -299,6 +302,7 @@ impl Channel {
 
     /// Hands to the bus what may be sent now.
     pub fn run(&mut self, now: Now, replica: &mut Replica, bus: &mut Bus) {
+        self.pass_on();
         let stock: BTreeSet<SocketAddr> = self
             .nodes
             .iter()
@@ -351,6 +355,7 @@ impl Channel {
                 self.asking = Some(Asking::new(now.monotonic, *address, what));
                 return;
             }
+            node.ask_at = Some(now.monotonic + ASK_WITHIN);
         }
     }
 
@@ -406,17 +411,24 @@ impl Channel {
     /// Tells what a comparison found.
     fn follow(&mut self, with: SocketAddr, found: Differences) {
         self.counters.cells_skipped += found.skipped;
-        for (address, node) in &mut self.nodes {
-            let keys = match *address == with {
-                true => &found.tell,
-                false => &found.adopted,
-            };
-            for key in keys {
-                node.note_entry(key, &mut self.counters);
-            }
+        let adopted = found.adopted.into_iter().map(|key| (with, key));
+        self.adopted.extend(adopted);
+        let node = self.nodes.entry(with).or_default();
+        for key in &found.tell {
+            node.note_entry(key, &mut self.counters);
         }
         for key in &found.tell_lifetime {
-            self.node(with).note_lifetime(key);
+            node.note_lifetime(key);
+        }
+    }
+
+    /// Tells the other nodes what one had and they may lack: it does not say it again.
+    fn pass_on(&mut self) {
+        for (from, key) in std::mem::take(&mut self.adopted) {
+            let others = self.nodes.iter_mut().filter(|(node, _)| **node != from);
+            for (_, node) in others {
+                node.note_entry(&key, &mut self.counters);
+            }
         }
     }
 

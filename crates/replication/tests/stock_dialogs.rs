@@ -1,0 +1,366 @@
+//! What a Kamailio is told of dialogs, and how much of its word is believed.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod stock_model;
+
+use dmq_bodies::{DialogState as WireState, Did, slot};
+use replication::{Cause, DialogKey, DialogState, Observed, Origin};
+use stock_model::kamailio::Version::{V56, V62};
+use stock_model::{HASH_SIZE, World, h_id, key, leg, ms, stock};
+
+fn did(call_id: &str) -> Did {
+    Did {
+        h_entry: slot(call_id.as_bytes(), HASH_SIZE),
+        h_id: h_id(call_id),
+    }
+}
+
+fn stock_key(call_id: &str, h_id: u32) -> DialogKey {
+    DialogKey {
+        call_id: call_id.as_bytes().into(),
+        h_id,
+    }
+}
+
+fn state(world: &World, key: &DialogKey) -> Option<DialogState> {
+    let held = world.ours.replica.dialogs().dialog(key)?;
+    Some(held.record.state)
+}
+
+#[test]
+fn a_call_is_told_step_by_step() {
+    let mut world = World::settled(1, &[V56]);
+    world.invite("a");
+    world.run(ms(50));
+    world.ring("a");
+    world.run(ms(50));
+    world.answer("a");
+    world.run(ms(50));
+    assert_eq!(world.words(0), ["UPDATE(1)", "STATE(2)"]);
+    world.ack("a");
+    world.run(ms(50));
+    let dialog = &world.kamailios[0].dialogs[&did("a")];
+    assert_eq!(dialog.state, WireState::Confirmed);
+    assert_eq!(&dialog.callee.contact[..], b"sip:bob@10.9.0.2");
+    assert_eq!(dialog.lifetime, 10_800);
+    world.bye("a");
+    world.run(ms(4_900));
+    assert_eq!(world.words(0)[2..], ["STATE(4)", "STATE(5)"]);
+    world.run(ms(200));
+    assert_eq!(world.words(0)[4..], ["RM"]);
+    assert!(world.kamailios[0].dialogs.is_empty());
+    world.run(ms(60_000));
+    assert_eq!(
+        world.words(0).len(),
+        5,
+        "all was answered: nothing is said again"
+    );
+    assert!(world.kamailios[0].log.is_empty());
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
+fn states_that_follow_each_other_closely_are_told_as_one() {
+    let mut world = World::settled(2, &[V56]);
+    world.invite("a");
+    world.ring("a");
+    world.answer("a");
+    world.ack("a");
+    world.run(ms(100));
+    assert_eq!(world.words(0), ["UPDATE(1)", "STATE(4)"]);
+    assert!(world.kamailios[0].log.is_empty());
+}
+
+#[test]
+fn a_leg_that_moves_is_told_and_a_cseq_alone_is_not() {
+    let mut world = World::settled(3, &[V56]);
+    world.call("a");
+    world.said.clear();
+    world.see("a", true, Observed::Requested { cseq: 5 });
+    world.see("a", true, Observed::Refreshed(leg(6, "sip:alice@10.9.0.1")));
+    world.run(ms(100));
+    assert!(world.said.is_empty());
+    world.see(
+        "a",
+        true,
+        Observed::Refreshed(leg(7, "sip:alice@10.9.0.77")),
+    );
+    world.run(ms(100));
+    assert_eq!(world.words(0), ["STATE(4)"]);
+    let dialog = &world.kamailios[0].dialogs[&did("a")];
+    assert_eq!(&dialog.caller.contact[..], b"sip:alice@10.9.0.77");
+    assert_eq!(&dialog.caller.cseq[..], b"7");
+}
+
+#[test]
+fn variables_are_told_whenever_they_change() {
+    let mut world = World::settled(4, &[V56]);
+    world.call("a");
+    world.said.clear();
+    let value = Some((*b"gold").into());
+    world.write(|now, replica| replica.set_variable(now, &key("a"), b"class", value));
+    world.run(ms(100));
+    assert_eq!(world.words(0), ["UPDATE(4)"]);
+    let dialog = &world.kamailios[0].dialogs[&did("a")];
+    assert_eq!(dialog.variables[&b"class"[..]], &b"gold"[..]);
+    assert!(world.kamailios[0].log.is_empty());
+}
+
+#[test]
+fn a_call_that_ends_unanswered_is_ended_at_once() {
+    let mut world = World::settled(5, &[V62]);
+    world.invite("a");
+    world.run(ms(100));
+    world.see("a", true, Observed::Ended(Cause::Failed));
+    world.run(ms(6_000));
+    assert_eq!(world.words(0), ["UPDATE(1)", "STATE(5)", "RM"]);
+}
+
+#[test]
+fn an_outstanding_update_is_withdrawn_and_the_end_said_twice() {
+    let mut world = World::settled(6, &[V56]);
+    world.loss = 10_000;
+    world.invite("a");
+    world.loss = 0;
+    world.run(ms(100));
+    world.bye("a");
+    world.run(ms(100));
+    assert_eq!(world.words(0), ["UPDATE(1)", "STATE(5)"]);
+    world.run(ms(31_000));
+    assert_eq!(world.words(0)[2..], ["RM"]);
+    world.run(ms(30_000));
+    // It does not know the dialog: there is nothing to remove.
+    assert_eq!(world.words(0)[3..], ["STATE(5)"]);
+    assert_eq!(world.kamailios[0].log.len(), 3);
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
+fn what_was_revived_by_a_late_update_is_removed_again() {
+    let mut world = World::settled(7, &[V56]);
+    world.loss = 10_000;
+    world.invite("a");
+    world.loss = 0;
+    let update = world.said[0].clone();
+    world.run(ms(50));
+    world.ring("a");
+    world.see("a", true, Observed::Ended(Cause::Cancelled));
+    world.run(ms(10_000));
+    assert_eq!(world.words(0)[..2], ["UPDATE(1)", "STATE(5)"]);
+    assert_eq!(world.ours.channel.counters().withdrawn, 1);
+    // A copy of the withdrawn message arrives after all.
+    world.kamailio(0, |now, kamailio| {
+        let message = dmq_bodies::DialogMessage::decode(&update.body).unwrap();
+        kamailio.hear(now, &message);
+        assert_eq!(kamailio.dialogs.len(), 1);
+    });
+    world.run(ms(30_000));
+    assert!(world.kamailios[0].dialogs.is_empty());
+    assert_eq!(world.words(0)[2..], ["RM", "STATE(5)", "RM"]);
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
+fn last_modified_goes_to_who_has_shown_it() {
+    let mut world = World::settled(8, &[V56, V62]);
+    world.kamailios[1].ahead = 30_000;
+    world.call("a");
+    assert!(!String::from_utf8_lossy(&world.said[0].body).contains("last_modified"));
+    let theirs = world.kamailio(1, |now, it| it.invite(now, "b", 77));
+    world.run(ms(100));
+    world.kamailio(1, |now, it| it.bye(now, theirs));
+    world.run(ms(100));
+    world.said.clear();
+    world.bye("a");
+    world.run(ms(100));
+    for said in &world.said {
+        let shown = String::from_utf8_lossy(&said.body).contains("last_modified");
+        assert_eq!(shown, said.to == stock(1));
+    }
+    // By its own clock the node has written later than we.
+    assert_eq!(
+        world.kamailios[1].dialogs[&did("a")].state,
+        WireState::Deleted
+    );
+}
+
+#[test]
+fn a_returned_node_is_told_what_it_missed() {
+    let mut world = World::settled(9, &[V56]);
+    world.call("a");
+    world.call("b");
+    world.call("x");
+    world.cut.insert(stock(0));
+    world.see(
+        "a",
+        true,
+        Observed::Refreshed(leg(7, "sip:alice@10.9.0.77")),
+    );
+    world.bye("x");
+    world.run(ms(20_000));
+    world.call("c");
+    world.invite("d");
+    world.bye("d");
+    world.cut.clear();
+    world.said.clear();
+    world.run(ms(60_000));
+    let kamailio = &world.kamailios[0];
+    let known: Vec<_> = kamailio.dialogs.values().map(|it| it.state).collect();
+    assert_eq!(known, [WireState::Confirmed; 3]);
+    let moved = &kamailio.dialogs[&did("a")];
+    assert_eq!(&moved.caller.contact[..], b"sip:alice@10.9.0.77");
+    let critical = |line: &&String| line.starts_with("CRITICAL");
+    assert_eq!(
+        kamailio.log.iter().filter(critical).count(),
+        1,
+        "{:?}",
+        kamailio.log
+    );
+}
+
+#[test]
+fn a_restarted_node_gets_everything_and_nobody_else_does() {
+    let mut world = World::settled(10, &[V56, V56]);
+    world.call("a");
+    world.call("b");
+    world.bye("b");
+    world.kamailio(0, |now, it| {
+        it.restart();
+        it.sync(now);
+    });
+    world.run(ms(20_000));
+    let kamailio = &world.kamailios[0];
+    assert_eq!(kamailio.dialogs.len(), 1);
+    assert_eq!(kamailio.dialogs[&did("a")].state, WireState::Confirmed);
+    let told = world.said.iter().filter(|said| said.to == stock(1));
+    let updates = told.filter(|said| said.word() == "UPDATE(4)").count();
+    assert_eq!(updates, 0, "only the asker is answered");
+}
+
+#[test]
+fn a_dead_owners_dialog_is_ended_at_the_others_too() {
+    let mut world = World::settled(11, &[V56, V56]);
+    let theirs = world.kamailio(0, |now, it| it.invite(now, "a", 4_001));
+    world.run(ms(100));
+    world.kamailio(0, |now, it| it.confirm(now, theirs));
+    world.run(ms(100));
+    let key = stock_key("a", 4_001);
+    assert_eq!(state(&world, &key), Some(DialogState::Confirmed));
+    world.cut.insert(stock(0));
+    world.see_as(&key, Observed::Ended(Cause::Bye));
+    world.run(ms(6_000));
+    assert_eq!(world.words(1), ["STATE(5)", "RM"]);
+    assert!(world.kamailios[1].dialogs.is_empty());
+    assert!(world.kamailios[1].log.is_empty());
+}
+
+#[test]
+fn a_kamailios_call_is_known_from_its_first_message_to_its_end() {
+    let mut world = World::settled(12, &[V56, V62]);
+    for i in [0, 1] {
+        let call_id = format!("call-{i}");
+        let number = 4_001 + i as u32;
+        let theirs = world.kamailio(i, |now, it| it.invite(now, &call_id, number));
+        world.run(ms(100));
+        let key = stock_key(&call_id, number);
+        let record = world.ours.replica.dialogs().dialog(&key).unwrap();
+        let record = record.record.clone();
+        assert_eq!(
+            (record.ownership.epoch, record.ownership.owner),
+            (0, stock(i))
+        );
+        assert_eq!(
+            record.variables[&b"who"[..]].value.as_deref(),
+            Some(&b"alice"[..])
+        );
+        world.kamailio(i, |now, it| it.ring(now, theirs));
+        world.run(ms(100));
+        assert_eq!(state(&world, &key), Some(DialogState::Early));
+        world.kamailio(i, |now, it| it.confirm(now, theirs));
+        world.run(ms(100));
+        let held = world.ours.replica.dialogs().dialog(&key).unwrap();
+        assert_eq!(held.record.state, DialogState::Confirmed);
+        assert_eq!(&*held.record.callee.contact, b"sip:bob@10.9.0.2");
+        assert_eq!(held.record.lifetime.seconds, 600);
+        world.kamailio(i, |now, it| it.bye(now, theirs));
+        world.run(ms(6_000));
+        assert_eq!(state(&world, &key), Some(DialogState::Ended));
+    }
+    assert!(
+        world.said.is_empty(),
+        "they tell each other: {:?}",
+        world.words(0)
+    );
+}
+
+#[test]
+fn a_change_by_a_kamailio_is_believed_and_not_repeated() {
+    let mut world = World::settled(13, &[V56, V56]);
+    world.call("a");
+    world.said.clear();
+    // The BYE went over another router.
+    world.kamailio(0, |now, it| it.bye(now, did("a")));
+    world.run(ms(60_000));
+    assert_eq!(state(&world, &key("a")), Some(DialogState::Ended));
+    assert!(world.said.is_empty());
+    let origin = &world.ours.changes.last().unwrap().origin;
+    assert_eq!(*origin, Origin::Stock(stock(0)));
+}
+
+#[test]
+fn a_backup_does_not_end_a_confirmed_dialog_of_another() {
+    let mut world = World::settled(14, &[V56, V56]);
+    world.call("a");
+    world.said.clear();
+    world.kamailio(0, |now, it| it.remove(now, did("a")));
+    world.run(ms(1_000));
+    assert_eq!(state(&world, &key("a")), Some(DialogState::Confirmed));
+    assert_eq!(world.ours.channel.counters().removals_not_obeyed, 1);
+    assert_eq!(
+        world.words(0),
+        ["UPDATE(4)"],
+        "it is told what it has freed"
+    );
+    assert_eq!(world.kamailios[0].dialogs.len(), 1);
+    // Its owner may.
+    let theirs = world.kamailio(1, |now, it| it.invite(now, "b", 99));
+    world.run(ms(100));
+    world.kamailio(1, |now, it| it.confirm(now, theirs));
+    world.run(ms(100));
+    world.kamailio(1, |now, it| it.remove(now, theirs));
+    world.run(ms(100));
+    assert_eq!(state(&world, &stock_key("b", 99)), Some(DialogState::Ended));
+}
+
+#[test]
+fn one_who_tells_everything_does_not_become_the_owner_nor_overwrite() {
+    let mut world = World::settled(15, &[V56, V56]);
+    world.call("a");
+    let set = |value: &'static [u8]| Some(value.into());
+    world.write(|now, replica| replica.set_variable(now, &key("a"), b"v", set(b"old")));
+    world.run(ms(100));
+    world.cut.insert(stock(0));
+    world.write(|now, replica| replica.set_variable(now, &key("a"), b"v", set(b"new")));
+    world.run(ms(10));
+    world.cut.clear();
+    // It answers somebody's request for everything with what it heard long ago.
+    world.kamailio(0, |now, it| {
+        it.dialogs
+            .get_mut(&did("a"))
+            .unwrap()
+            .variables
+            .insert("w".into(), "1".into());
+        it.hear(now, &dmq_bodies::DialogMessage::Sync);
+    });
+    world.run(ms(30_000));
+    let held = world.ours.replica.dialogs().dialog(&key("a")).unwrap();
+    let value = |name: &[u8]| held.record.variables[name].value.clone().unwrap();
+    assert_eq!(&*value(b"v"), b"new");
+    assert_eq!(&*value(b"w"), b"1");
+    assert_eq!(held.record.ownership.owner, stock_model::ours());
+    assert_eq!(
+        world.kamailios[0].dialogs[&did("a")].variables[&b"v"[..]],
+        "new"
+    );
+}

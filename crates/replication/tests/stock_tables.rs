@@ -1,0 +1,343 @@
+//! What a Kamailio is told of tables, and how a difference is found and ended.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod stock_model;
+
+use std::time::Duration;
+
+use dmq_bodies::{Numbering, TableMessage};
+use replication::Origin;
+use stock_model::kamailio::Version::{V56, V62};
+use stock_model::{LONG, SHORT, SHORT_SECONDS, World, entry, ms, stock, text};
+
+fn value(world: &World, table: &str, key: &str) -> Option<htable::Value> {
+    let table = world
+        .ours
+        .replica
+        .entries()
+        .tables()
+        .table(table.as_bytes())?;
+    let entry = table.entry(world.now, key.as_bytes());
+    entry.map(|entry| entry.value.clone())
+}
+
+/// The words of what was said of tables but requests for everything.
+fn operations(world: &World, i: usize) -> Vec<String> {
+    let words = world.words(i).into_iter();
+    words.filter(|word| word != "SYNC").collect()
+}
+
+fn expire(world: &mut World, key: &str, seconds: i64) {
+    let key = entry(SHORT, key);
+    world
+        .write(|now, replica| replica.set_expire(now, &key, seconds, Origin::Local))
+        .unwrap();
+}
+
+/// Lets a node fall silent, until it has been noticed.
+fn cut(world: &mut World, i: usize) {
+    world.cut.insert(stock(i));
+    world.run(ms(20_000));
+    assert!(!world.ours.channel.status().nodes[i].is_up);
+}
+
+fn heal(world: &mut World) {
+    world.cut.clear();
+    world.said.clear();
+    // It is asked for tables once a minute at most.
+    world.run(ms(40_000));
+}
+
+fn differences(world: &World, i: usize) -> Option<u64> {
+    world.ours.channel.status().nodes[i].stock_differences
+}
+
+#[test]
+fn writes_and_deletions_are_told_one_by_one() {
+    let mut world = World::settled(1, &[V56, V62]);
+    world.set(SHORT, "a", "1");
+    world.set(LONG, "b", "2");
+    world.run(ms(100));
+    for kamailio in &world.kamailios {
+        assert_eq!(kamailio.value(SHORT, "a"), Some(&text("1")));
+        assert_eq!(kamailio.value(LONG, "b"), Some(&text("2")));
+    }
+    world.delete(LONG, "b");
+    world.set(LONG, "c", "3");
+    world.run(ms(100));
+    world
+        .write(|now, replica| replica.delete_matching(now, b"long", None, Origin::Local))
+        .unwrap();
+    world.run(ms(100));
+    assert_eq!(
+        operations(&world, 0),
+        ["SET a", "SET b", "DELETE b", "SET c", "DELETE c"]
+    );
+    assert!(world.kamailios.iter().all(|it| it.values(LONG).is_empty()));
+    assert!(world.kamailios.iter().all(|it| it.log.is_empty()));
+}
+
+#[test]
+fn writes_in_a_burst_are_told_as_the_last_of_them() {
+    let mut world = World::settled(2, &[V56]);
+    for i in 0..10 {
+        world.set(SHORT, "a", &i.to_string());
+    }
+    world.run(ms(100));
+    assert_eq!(operations(&world, 0), ["SET a", "SET a"]);
+    assert_eq!(world.kamailios[0].value(SHORT, "a"), Some(&text("9")));
+}
+
+#[test]
+fn a_lifetime_of_its_own_is_told_after_the_value_was_answered() {
+    let mut world = World::settled(3, &[V56, V62]);
+    for (key, seconds) in [("a", 9), ("b", 0)] {
+        world.set(SHORT, key, "1");
+        expire(&mut world, key, seconds);
+    }
+    world.run(ms(1_000));
+    let words = operations(&world, 0);
+    let of = |key: &str| {
+        let mut words = words.clone();
+        words.retain(|word| word.split(' ').nth(1) == Some(key));
+        words
+    };
+    assert_eq!(of("a"), ["SET a", "SET a", "SET_EXPIRE a 9"]);
+    assert_eq!(of("b"), ["SET b", "SET b", "SET_EXPIRE b 0"]);
+    for kamailio in &world.kamailios {
+        let short = &kamailio.tables[SHORT.as_bytes()].entries;
+        let left = short[&b"a"[..]].expires.unwrap() - world.now;
+        assert!(left > ms(7_900) && left < ms(9_100), "{left:?}");
+        assert_eq!(short[&b"b"[..]].expires, None);
+    }
+}
+
+#[test]
+fn a_kamailios_writes_are_taken_and_not_repeated() {
+    let mut world = World::settled(4, &[V56, V62]);
+    for i in [0, 1] {
+        let key = format!("k{i}");
+        world.kamailio(i, |now, it| {
+            it.set(now, SHORT, &key, "v");
+            it.set_expire(now, SHORT, &key, 30);
+        });
+        world.run(ms(100));
+        assert_eq!(value(&world, SHORT, &key), Some(text("v")));
+        let held = world.ours.replica.entries();
+        let record = held.record(world.now, &entry(SHORT, &key)).unwrap();
+        assert!(record.remaining.unwrap() <= Duration::from_secs(30));
+        world.kamailio(i, |now, it| it.delete(now, SHORT, &key));
+        world.run(ms(100));
+        assert_eq!(value(&world, SHORT, &key), None);
+    }
+    assert!(world.said.is_empty());
+}
+
+#[test]
+fn equal_milliseconds_do_not_lose_a_write_to_a_node_where_the_last_write_wins() {
+    let mut world = World::settled(5, &[V62]);
+    world.kamailios[0].ahead = 20_000;
+    world.kamailio(0, |now, it| it.set(now, SHORT, "a", "theirs"));
+    world.run(ms(100));
+    for i in 0..20 {
+        world.set(SHORT, "a", &i.to_string());
+        world.run(Duration::from_micros(400));
+    }
+    world.run(ms(100));
+    assert_eq!(world.kamailios[0].value(SHORT, "a"), Some(&text("19")));
+}
+
+#[test]
+fn a_table_that_the_node_does_not_have_is_left_alone_until_it_returns() {
+    let mut world = World::settled(6, &[V56]);
+    world.kamailios[0].tables.remove(LONG.as_bytes());
+    world.set(LONG, "a", "1");
+    world.run(ms(100));
+    world.set(LONG, "b", "1");
+    world.run(ms(300_000));
+    assert_eq!(operations(&world, 0), ["SET a"]);
+    let status = world.ours.channel.status();
+    assert_eq!(status.nodes[0].unknown_tables, [LONG]);
+    assert_eq!(status.nodes[0].stock_differences, Some(0));
+    assert_eq!(
+        world.words(0).len(),
+        2,
+        "one look for differences: {:?}",
+        world.words(0)
+    );
+}
+
+#[test]
+fn an_asker_gets_small_batches_of_all_that_is_replicated() {
+    let mut world = World::settled(7, &[V56, V56]);
+    let local = htable::Definition::new("local");
+    world.write(|_, replica| replica.define(local)).unwrap();
+    world.set("local", "x", "never told");
+    for i in 0..100 {
+        world.set(SHORT, &format!("key-{i}"), "value");
+    }
+    world.set(SHORT, "for ever", "value");
+    expire(&mut world, "for ever", 0);
+    world.run(ms(2_000));
+    world.said.clear();
+    world.kamailio(0, |now, it| {
+        it.restart();
+        it.sync(now);
+    });
+    world.run(ms(5_000));
+    let batches: Vec<_> = world
+        .said
+        .iter()
+        .filter(|it| it.channel == "htable")
+        .collect();
+    assert!(batches.iter().all(|it| it.to == stock(0)), "nobody else");
+    assert!(batches.len() > 5);
+    assert!(batches.iter().all(|it| it.body.len() <= 1200));
+    let kamailio = &world.kamailios[0];
+    assert_eq!(kamailio.values(SHORT).len(), 100);
+    let short = &kamailio.tables[SHORT.as_bytes()].entries;
+    let left = short[&b"key-7"[..]].expires.unwrap() - world.now;
+    assert!(
+        left < Duration::from_secs(SHORT_SECONDS) - ms(5_000),
+        "{left:?}"
+    );
+    assert!(kamailio.log.is_empty());
+}
+
+#[test]
+fn an_empty_cell_is_answered_too() {
+    let mut world = World::settled(8, &[V56]);
+    world.kamailio(0, |now, it| it.sync(now));
+    world.run(ms(100));
+    assert_eq!(operations(&world, 0), ["CELLS 0"]);
+}
+
+#[test]
+fn an_old_node_is_spoken_to_in_its_numbering() {
+    let mut world = World::settled(9, &[V56]);
+    world.kamailios[0].numbering = Numbering::Old;
+    world.kamailio(0, |now, it| it.set(now, SHORT, "theirs", "1"));
+    world.run(ms(100));
+    world.set(SHORT, "ours", "2");
+    expire(&mut world, "ours", 50);
+    world.delete(SHORT, "theirs");
+    world.run(ms(1_000));
+    let kamailio = &world.kamailios[0];
+    assert_eq!(kamailio.value(SHORT, "ours"), Some(&text("2")));
+    assert_eq!(kamailio.value(SHORT, "theirs"), None);
+    assert!(kamailio.log.is_empty(), "{:?}", kamailio.log);
+}
+
+#[test]
+fn after_a_return_only_differences_are_told_and_each_side_is_right_about_its_own() {
+    let mut world = World::settled(10, &[V56, V56]);
+    world.kamailio(0, |now, it| {
+        it.set(now, LONG, "theirs", "1");
+        it.set(now, LONG, "same", "1");
+        it.set(now, LONG, "deleted here", "1");
+    });
+    world.set(LONG, "ours", "1");
+    world.run(ms(100));
+    cut(&mut world, 0);
+    world.kamailio(0, |now, it| {
+        it.set(now, LONG, "theirs", "2");
+        it.set(now, LONG, "new there", "2");
+        it.set(now, LONG, "ours", "not so");
+        it.set(now, SHORT, "short there", "2");
+        it.set_expire(now, SHORT, "short there", 300);
+    });
+    world.delete(LONG, "deleted here");
+    world.set(LONG, "new here", "2");
+    world.set(SHORT, "short here", "2");
+    expire(&mut world, "short here", 200);
+    // Nobody repeats any of it by then.
+    world.run(ms(31_000));
+    heal(&mut world);
+    let mut words = operations(&world, 0);
+    words.sort();
+    let lifetime = words.remove(4);
+    assert!(
+        lifetime.starts_with("SET_EXPIRE short here 1"),
+        "{lifetime}"
+    );
+    assert_eq!(
+        words,
+        [
+            "DELETE deleted here",
+            "SET new here",
+            "SET ours",
+            "SET short here"
+        ]
+    );
+    // What was found there, the other one hears from us.
+    let mut words = operations(&world, 1);
+    words.retain(|word| word.contains("there"));
+    words.sort();
+    assert_eq!(words[..2], ["SET new there", "SET short there"]);
+    assert!(
+        words[2].starts_with("SET_EXPIRE short there 2"),
+        "{words:?}"
+    );
+    for kamailio in &world.kamailios {
+        assert_eq!(kamailio.value(LONG, "theirs"), Some(&text("2")));
+        assert_eq!(kamailio.value(LONG, "ours"), Some(&text("1")));
+        assert_eq!(kamailio.values(LONG), world.kamailios[0].values(LONG));
+        assert_eq!(kamailio.values(SHORT), world.kamailios[0].values(SHORT));
+        assert!(kamailio.log.is_empty());
+    }
+    assert_eq!(differences(&world, 0), Some(7));
+    world.said.clear();
+    world.run(ms(120_000));
+    assert_eq!(differences(&world, 0), Some(0));
+    assert!(operations(&world, 0).is_empty() && operations(&world, 1).is_empty());
+    let asked = world.said.len();
+    world.run(ms(300_000));
+    assert_eq!(world.said.len(), asked, "a clean round is the last");
+}
+
+#[test]
+fn what_does_not_end_in_a_table_where_things_do_is_not_told_again_and_again() {
+    let mut world = World::settled(11, &[V56]);
+    world.set(SHORT, "for ever", "1");
+    expire(&mut world, "for ever", 0);
+    world.run(ms(100));
+    cut(&mut world, 0);
+    heal(&mut world);
+    world.run(ms(120_000));
+    assert!(operations(&world, 0).is_empty());
+    assert_eq!(differences(&world, 0), Some(0));
+}
+
+#[test]
+fn cells_that_nobody_asked_for_say_nothing_of_what_is_not_in_them() {
+    let mut world = World::settled(12, &[V56]);
+    world.set(LONG, "ours", "1");
+    world.run(ms(100));
+    world.said.clear();
+    let cell = dmq_bodies::Cell {
+        table: LONG.into(),
+        key: "theirs".into(),
+        value: text("1"),
+        expire: None,
+        last_modified: None,
+    };
+    world.kamailio(0, |now, it| {
+        it.tell_table(now, &TableMessage::Cells(vec![cell]))
+    });
+    world.run(ms(1_000));
+    assert_eq!(value(&world, LONG, "theirs"), Some(text("1")));
+    assert!(world.said.is_empty());
+}
+
+#[test]
+fn one_node_is_asked_at_a_time() {
+    let mut world = World::new(13, &[V56, V62, V56]);
+    world.join();
+    world.run(ms(60_000));
+    let asked: Vec<_> = world.said.iter().filter(|it| it.word() == "SYNC").collect();
+    assert_eq!(asked.len(), 6, "each once for dialogs and once for tables");
+    for pair in asked.windows(2) {
+        assert!(pair[1].at - pair[0].at >= ms(2_000));
+    }
+}
