@@ -4,9 +4,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use dmq::{Bus, BusConfig, Event, Network, NodeStatus};
+use dmq::{Bus, BusConfig, Event, Network, NodeState, NodeStatus, TANDEM_CHANNEL};
 use element::{FlowId, Outbox};
 use htable::Definition;
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
 use sip_types::Message;
 
 use crate::clock::Now;
@@ -14,6 +16,8 @@ use crate::dialogs::DialogsConfig;
 use crate::observation::Observation;
 use crate::record::{DialogKey, DialogRecord, DialogState};
 use crate::replica::{Change, Key, Replica};
+use crate::tandem::{HelloData, Kind};
+use crate::{stock, tandem};
 
 /// How many changes wait for readers and call records before the oldest is dropped, counted.
 pub const NEWS_MAX: usize = 65_536;
@@ -61,6 +65,8 @@ pub struct Replication {
     config: ReplicationConfig,
     bus: Bus,
     replica: Replica,
+    tandem: tandem::Channel,
+    stock: stock::Channel,
     news: VecDeque<Change>,
     news_dropped: u64,
 }
@@ -68,13 +74,23 @@ pub struct Replication {
 impl Replication {
     /// Creates the part of a router that knows nobody yet. `seed` feeds everything random in it.
     #[must_use]
-    pub fn new(config: ReplicationConfig, seed: u64) -> Self {
-        let bus = Bus::new(BusConfig::new(config.own, config.flow), seed);
+    pub fn new(now: Now, config: ReplicationConfig, seed: u64) -> Self {
+        let mut seeds = SmallRng::seed_from_u64(seed);
+        let bus = Bus::new(BusConfig::new(config.own, config.flow), seeds.next_u64());
+        let hello = HelloData {
+            node_id: config.node_id.clone(),
+            incarnation: config.incarnation,
+            hash_size: config.hash_size,
+        };
+        let tandem = tandem::Channel::new(now, hello, config.own, seeds.next_u64());
+        let stock = stock::Channel::new(config.own, config.hash_size, seeds.next_u64());
         let replica = Replica::new(config.own, config.cell_key, config.dialogs);
         Self {
             config,
             bus,
             replica,
+            tandem,
+            stock,
             news: VecDeque::new(),
             news_dropped: 0,
         }
@@ -159,8 +175,15 @@ impl Replication {
 
     /// Takes a KDMQ message.
     pub fn handle_message(&mut self, now: Now, source: SocketAddr, message: &Message<'_>) {
-        if let Some(_delivery) = self.bus.handle_message(now.monotonic, source, message) {
-            self.bus.reply(now.monotonic, source, message, 404);
+        if let Some(delivery) = self.bus.handle_message(now.monotonic, source, message) {
+            let (node, body) = (delivery.node, delivery.body);
+            let status = match delivery.channel {
+                TANDEM_CHANNEL => self.tandem.handle(now, &mut self.replica, node, body),
+                channel => self
+                    .stock
+                    .handle(now, &mut self.replica, node, channel, body),
+            };
+            self.bus.reply(now.monotonic, source, message, status);
         }
         self.settle(now);
     }
@@ -175,13 +198,20 @@ impl Replication {
     pub fn handle_timeout(&mut self, now: Now) {
         self.bus.handle_timeout(now.monotonic);
         self.replica.handle_timeout(now);
+        self.tandem.handle_timeout(now, &mut self.replica);
+        self.stock.handle_timeout(now, &mut self.replica);
         self.settle(now);
     }
 
     /// Returns when `handle_timeout` is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let parts = [self.bus.poll_timeout(), self.replica.poll_timeout()];
+        let parts = [
+            self.bus.poll_timeout(),
+            self.replica.poll_timeout(),
+            self.tandem.poll_timeout(),
+            self.stock.poll_timeout(),
+        ];
         parts.into_iter().flatten().min()
     }
 
@@ -217,22 +247,115 @@ impl Replication {
         (record.is_ended() && is_new && is_ours).then_some((key, record))
     }
 
-    /// Lets every part act on what the others did.
-    fn settle(&mut self, _now: Now) {
-        while let Some(event) = self.bus.poll_event() {
-            match event {
-                Event::NodeUp { .. }
-                | Event::NodeDown { .. }
-                | Event::NodeRemoved { .. }
-                | Event::Answered { .. } => {}
+    /// Returns how things stand between Tandem nodes.
+    #[must_use]
+    pub fn tandem_status(&self, now: Instant) -> tandem::Status {
+        self.tandem.status(now)
+    }
+
+    /// Returns what was counted between Tandem nodes.
+    #[must_use]
+    pub fn tandem_counters(&self) -> &tandem::Counters {
+        self.tandem.counters()
+    }
+
+    /// Returns how things stand with Kamailio nodes.
+    #[must_use]
+    pub fn stock_status(&self) -> stock::Status {
+        self.stock.status()
+    }
+
+    /// Returns what was counted with Kamailio nodes.
+    #[must_use]
+    pub fn stock_counters(&self) -> &stock::Counters {
+        self.stock.counters()
+    }
+
+    /// Returns what runs at a node of the bus.
+    #[must_use]
+    pub fn kind(&self, node: SocketAddr) -> Kind {
+        self.tandem.kind(node)
+    }
+
+    /// Tells whether it knows what its cell knows, or cannot find out: it may take new calls.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.tandem.is_ready()
+    }
+
+    /// Lets every part act on what the others did, until nobody has anything to say.
+    fn settle(&mut self, now: Now) {
+        loop {
+            self.tandem.run(now, &mut self.replica, &mut self.bus);
+            self.stock.run(now, &mut self.replica, &mut self.bus);
+            let mut news = false;
+            while let Some(event) = self.bus.poll_event() {
+                news = true;
+                self.handle_event(now, event);
+            }
+            while let Some(change) = self.replica.poll_change() {
+                news = true;
+                self.tandem.note(&change);
+                self.stock.note(now, &self.replica, &change);
+                self.keep(change);
+            }
+            if !news {
+                break;
             }
         }
-        while let Some(change) = self.replica.poll_change() {
-            if self.news.len() >= NEWS_MAX {
-                self.news.pop_front();
-                self.news_dropped += 1;
+    }
+
+    fn handle_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::NodeUp { node } => self.tandem.node_up(now, node),
+            Event::NodeDown { node } => {
+                self.tandem.node_down(now, node);
+                self.stock.node_down(now, node);
             }
-            self.news.push_back(change);
+            Event::NodeRemoved { node } => {
+                self.tandem.node_removed(now, node);
+                self.stock.node_removed(now, node);
+            }
+            Event::Answered {
+                node,
+                request,
+                status,
+                took,
+            } => {
+                let replica = &mut self.replica;
+                self.tandem
+                    .answered(now, replica, node, request, status, took);
+                self.stock.answered(now, replica, node, request, status);
+                self.note_kind(now, node);
+            }
         }
+    }
+
+    /// What runs at a node may have come to light.
+    fn note_kind(&mut self, now: Now, node: SocketAddr) {
+        match self.tandem.kind(node) {
+            Kind::Tandem => {
+                self.bus.set_kind(node, dmq::Kind::Tandem);
+                self.stock.node_down(now, node);
+            }
+            Kind::Stock => {
+                self.bus.set_kind(node, dmq::Kind::Stock);
+                let is_up = |status: &NodeStatus| {
+                    status.address == node && status.state == NodeState::Active
+                };
+                if self.bus.nodes().any(is_up) {
+                    self.stock.node_up(now, node);
+                }
+            }
+            Kind::Unknown => {}
+        }
+    }
+
+    fn keep(&mut self, change: Change) {
+        if self.news.len() >= NEWS_MAX {
+            self.news.pop_front();
+            self.news_dropped += 1;
+        }
+        self.news.push_back(change);
     }
 }

@@ -45,8 +45,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Returns what stands before the body, which may be anything.
     fn text(&self) -> &str {
-        std::str::from_utf8(&self.bytes).unwrap_or("(not UTF-8)")
+        let end = self.bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let head = &self.bytes[..end.map_or(self.bytes.len(), |end| end + 2)];
+        std::str::from_utf8(head).unwrap_or("(not UTF-8)")
     }
 
     /// Returns the first line.

@@ -61,7 +61,12 @@ pub(crate) struct Joined {
 
 impl Joined {
     /// Makes the part of a router in the cell that the registry has for it.
-    pub(crate) fn new(identity: &BusIdentity, config: &registry::View, seed: u64) -> Self {
+    pub(crate) fn new(
+        now: Now,
+        identity: &BusIdentity,
+        config: &registry::View,
+        seed: u64,
+    ) -> Self {
         let member = config.member(&identity.node_id);
         let cell = member.map_or(&identity.cell, |member| &member.cell).clone();
         let settings = ReplicationConfig {
@@ -75,7 +80,7 @@ impl Joined {
         };
         Self {
             cell,
-            replication: Replication::new(settings, seed),
+            replication: Replication::new(now, settings, seed),
         }
     }
 

@@ -177,7 +177,7 @@ impl Node {
         let (rules, unusable) = Rules::new(config, self.view.egress);
         self.view.rules = Arc::new(rules);
         self.unusable.extend(unusable);
-        self.view.ready = true;
+        self.view.configured = true;
         self.configure_sets(now, config);
         self.config = Arc::new(config.clone());
         self.configure_cell(now);
@@ -187,6 +187,7 @@ impl Node {
     /// Joins the bus of the cell, or takes what is new about it.
     fn configure_cell(&mut self, now: Instant) {
         let Some(identity) = &self.identity else {
+            self.view.ready = true;
             return;
         };
         let config = self.config.clone();
@@ -194,7 +195,7 @@ impl Node {
         let seed = self.rng.next_u64();
         let joined = self
             .joined
-            .get_or_insert_with(|| Joined::new(identity, &config, seed));
+            .get_or_insert_with(|| Joined::new(wall, identity, &config, seed));
         self.unusable
             .extend(joined.needs_restart(identity, &config));
         let refused = joined.configure(wall, identity, &config, &self.addresses);
@@ -259,8 +260,9 @@ impl Node {
             }
         }
         let full = !replication.replica().dialogs().has_room();
-        if self.view.full != full {
-            self.view.full = full;
+        let ready = replication.is_ready();
+        if (self.view.full, self.view.ready) != (full, ready) {
+            (self.view.full, self.view.ready) = (full, ready);
             self.published = false;
         }
     }
@@ -421,7 +423,7 @@ impl element::Node for Node {
                     .handle_probe_answer(now, &destination, ProbeSeq(cseq.number), status);
             }
         } else if self.view.allows(source) {
-            let ready = self.view.ready && !self.view.draining;
+            let ready = self.view.configured && self.view.ready && !self.view.draining;
             options::answer(&mut self.outbox, flow, source, message, ready, self.tag);
         }
         self.run_health();

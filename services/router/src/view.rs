@@ -33,6 +33,10 @@ pub struct View {
     /// No new calls: OPTIONS is answered with 503.
     pub draining: bool,
     /// The registry was seen, now or before: there are rules to go by.
+    pub configured: bool,
+    /// What the cell knows is known here, or cannot be found out. Until then OPTIONS is answered with
+    /// 503, so that new calls go elsewhere; one that comes all the same is served, since it may be the
+    /// repeat of a call that we forgot when we started anew.
     pub ready: bool,
     /// There is no room for another dialog.
     pub full: bool,
@@ -53,6 +57,7 @@ impl View {
             egress: Egress::default(),
             listen,
             draining: false,
+            configured: false,
             ready: false,
             full: false,
             hash_size: control::view::HASH_SIZE,

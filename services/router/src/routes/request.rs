@@ -52,7 +52,7 @@ impl Shard {
                 .proxy
                 .respond_stateless(now, flow, source, message, status, headers);
         };
-        if view.draining || !view.ready || view.full || !self.proxy.has_room() {
+        if view.draining || !view.configured || view.full || !self.proxy.has_room() {
             self.counters.calls_refused += 1;
             return refuse(self, 503, &[RETRY_AFTER]);
         }
