@@ -201,7 +201,8 @@ fn what_loss_and_partitions_tore_apart_is_made_whole_and_then_nobody_speaks() {
     for seed in seeds() {
         let _seed = Seed(seed);
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut world = World::settled(seed, &[V56, V62]);
+        let version = [V56, V62][seed as usize % 2];
+        let mut world = World::settled(seed, &[version, version]);
         world.loss = 1_000;
         let mut calls = Calls::default();
         for step in 0..300 {
@@ -241,7 +242,13 @@ fn what_loss_and_partitions_tore_apart_is_made_whole_and_then_nobody_speaks() {
         }
         let status = world.ours.channel.status();
         for node in &status.nodes {
-            assert_eq!((node.dirty, node.in_flight), (0, 0));
+            // It may be the moment of a deadline or of a question.
+            assert!(node.dirty + node.in_flight <= 1, "{node:?}");
+        }
+        for table in [SHORT, LONG] {
+            for kamailio in &world.kamailios {
+                assert_eq!(kamailio.values(table), our_values(&world, table));
+            }
         }
         world.said.clear();
         world.run(ms(400_000));

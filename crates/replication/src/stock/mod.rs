@@ -56,6 +56,8 @@ pub const EARLY_MAX: usize = 1024;
 /// Comparisons in a row that may find differences, before the next return of a node.
 pub const ROUNDS_MAX: u32 = 5;
 
+/// Comparisons in a row without a difference, after which a node is left alone.
+const CLEAN_ROUNDS: u32 = 2;
 /// Dialogs that wait to be told anew before more are looked for.
 const SCAN_QUEUE: usize = 256;
 /// How far a Kamailio node's clock is followed in `last_modified`, in seconds.
@@ -402,9 +404,12 @@ impl Channel {
         let node = self.node(asking.node);
         node.differences = Some(count);
         node.compared = Some(now.monotonic);
-        // What was found is looked at once more.
-        node.rounds = if count == 0 { 0 } else { node.rounds + 1 };
-        node.wants_tables |= count > 0;
+        match count {
+            0 => (node.clean_rounds, node.rounds) = (node.clean_rounds + 1, 0),
+            _ => (node.clean_rounds, node.rounds) = (0, node.rounds + 1),
+        }
+        // A repeat of something old may still have come after the first clean one.
+        node.wants_tables |= node.clean_rounds < CLEAN_ROUNDS;
         node.wants_tables &= node.rounds < ROUNDS_MAX;
     }
 

@@ -69,8 +69,9 @@ pub(super) struct Node {
     pub(super) ask_at: Option<Instant>,
     /// When it may be asked for tables again.
     pub(super) tables_again: Option<Instant>,
-    /// Rounds of comparing tables without a clean one.
+    /// Comparisons of tables in a row that found something, or nothing.
     pub(super) rounds: u32,
+    pub(super) clean_rounds: u32,
     pub(super) differences: Option<u64>,
     pub(super) compared: Option<Instant>,
     pub(super) syncs_asked: u64,
@@ -102,6 +103,7 @@ impl Default for Node {
             ask_at: None,
             tables_again: None,
             rounds: 0,
+            clean_rounds: 0,
             differences: None,
             compared: None,
             syncs_asked: 0,
@@ -120,6 +122,7 @@ impl Node {
         self.wants_dialogs = true;
         self.wants_tables = true;
         self.rounds = 0;
+        self.clean_rounds = 0;
         self.ask_at = Some(ask_at);
         let ending = self.dialogs.iter().filter(|(_, told)| told.is_ending());
         let ending: Vec<_> = ending.map(|(key, _)| key.clone()).collect();

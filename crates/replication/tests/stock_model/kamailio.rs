@@ -74,6 +74,8 @@ pub struct Kamailio {
     /// How far its wall clock is ahead, in milliseconds.
     pub ahead: i64,
     pub executed: u64,
+    /// A key that it answers 400 for, whatever the reason.
+    pub refuses: Option<Bytes>,
     inbox: BTreeMap<(Instant, u64), (SocketAddr, Vec<u8>)>,
     pending: BTreeMap<Vec<u8>, Pending>,
     removals: Vec<(Instant, Did)>,
@@ -99,6 +101,7 @@ impl Kamailio {
             outbox: Vec::new(),
             ahead: 0,
             executed: 0,
+            refuses: None,
             inbox: BTreeMap::new(),
             pending: BTreeMap::new(),
             removals: Vec::new(),
@@ -557,6 +560,9 @@ impl Kamailio {
             } => {
                 if self.version == Version::V56 && last_modified.is_some() {
                     return self.complain(400, "htable: unknown field");
+                }
+                if self.refuses.as_ref() == Some(&key) {
+                    return 400;
                 }
                 if !self.tables.contains_key(&table) {
                     return self.complain(500, "unknown table");
