@@ -307,10 +307,17 @@ impl World {
         self.run(ms(100));
     }
 
-    /// What was said to Kamailio `i`, word by word.
+    /// What was told Kamailio `i`, word by word.
     pub fn words(&self, i: usize) -> Vec<String> {
         let said = self.said.iter().filter(|said| said.to == stock(i));
-        said.map(Said::word).collect()
+        let words = said.map(Said::word);
+        words.filter(|word| word != "SYNC").collect()
+    }
+
+    /// How often Kamailio `i` was asked for everything.
+    pub fn asked(&self, i: usize) -> usize {
+        let said = self.said.iter().filter(|said| said.to == stock(i));
+        said.filter(|said| said.word() == "SYNC").count()
     }
 
     /// Has Kamailio `i` do something and sends what comes of it.
