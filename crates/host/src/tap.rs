@@ -225,15 +225,9 @@ impl<F, T> Readers<F, T> {
     pub fn offer(&self, bytes: usize, wants: impl Fn(&F) -> bool, show: impl Fn() -> T) {
         for reader in self.readers.lock().iter_mut() {
             if wants(&reader.filter) && !reader.take(bytes, &show) {
-                reader.cut(1);
+                reader.cut();
             }
         }
-    }
-
-    /// Cuts every reader, because so many items were lost before anybody could be shown them.
-    pub fn cut(&self, missed: u64) {
-        let mut readers = self.readers.lock();
-        readers.iter_mut().for_each(|reader| reader.cut(missed));
     }
 }
 
@@ -251,8 +245,9 @@ impl<F, T> Reader<F, T> {
         queue.try_send((show(), bytes)).is_ok()
     }
 
-    fn cut(&mut self, missed: u64) {
-        self.behind.missed.fetch_add(missed, Ordering::Relaxed);
+    /// Takes note of an item that it misses; it gets no more.
+    fn cut(&mut self) {
+        self.behind.missed.fetch_add(1, Ordering::Relaxed);
         self.queue = None;
     }
 }
@@ -417,20 +412,6 @@ mod tests {
         assert_eq!(shown.len(), fitting + 1);
         let (reason, missed) = (CutReason::SlowReader, 1);
         assert_eq!(shown.last(), Some(&Reading::Cut { reason, missed }));
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_waits_hears_that_it_is_cut() {
-        let readers = Arc::new(Readers::<(), ()>::default());
-        let mut reader = readers.read((), &Shutdown::new()).unwrap();
-        let waiting = tokio::spawn(async move { reader.next().await });
-        tokio::task::yield_now().await;
-        readers.cut(7);
-        let (reason, missed) = (CutReason::SlowReader, 7);
-        assert_eq!(
-            waiting.await.unwrap(),
-            Some(Reading::Cut { reason, missed })
-        );
     }
 
     #[test]

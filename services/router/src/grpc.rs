@@ -1,8 +1,23 @@
-//! `tandem.router.v1.StatusService`.
+//! The router's gRPC face: `tandem.router.v1.StatusService` is here, the services of its cell are below.
 
+mod body;
+mod cell;
+mod dialogs;
+mod entries;
+mod mirror;
+mod nodes;
+mod pages;
+mod replication;
+mod watch;
+
+use control::mirror::v1::mirror_service_server::MirrorServiceServer;
+use control::router::v1::dialog_service_server::DialogServiceServer;
+use control::router::v1::replication_service_server::ReplicationServiceServer;
 use control::router::v1::status_service_server::{StatusService, StatusServiceServer};
+use control::router::v1::table_entry_service_server::TableEntryServiceServer;
 use control::router::v1::{GetStatusRequest, Status as RouterStatus};
 use host::Host;
+use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
 use crate::node::Node;
@@ -19,8 +34,28 @@ struct Service {
     shutdown: control::shutdown::Shutdown,
 }
 
-/// Returns the service.
-pub(crate) fn status_service(host: &Host<Router>) -> StatusServiceServer<impl StatusService> {
+/// Adds the services of a router.
+pub(crate) fn add_services(routes: &mut RoutesBuilder, host: &Host<Router>) {
+    routes.add_service(status_service(host));
+    if host.config.dmq.is_none() {
+        return;
+    }
+    let cell = cell::Cell::new(host.handle.clone());
+    let watch = watch::Watch::start(cell.clone(), host.shutdown.clone());
+    routes.add_service(DialogServiceServer::new(dialogs::Dialogs {
+        cell: cell.clone(),
+        watch: watch.clone(),
+    }));
+    routes.add_service(TableEntryServiceServer::new(entries::Entries {
+        cell: cell.clone(),
+        watch,
+    }));
+    let health = replication::Health(cell.clone());
+    routes.add_service(ReplicationServiceServer::new(health));
+    routes.add_service(MirrorServiceServer::new(mirror::Mirror::new(host, cell)));
+}
+
+fn status_service(host: &Host<Router>) -> StatusServiceServer<impl StatusService> {
     StatusServiceServer::new(Service {
         handle: host.handle.clone(),
         node: host.config.node.clone(),

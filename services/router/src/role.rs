@@ -126,7 +126,7 @@ impl Role for Router {
     }
 
     fn services(routes: &mut tonic::service::RoutesBuilder, host: &Host<Self>) {
-        routes.add_service(grpc::status_service(host));
+        grpc::add_services(routes, host);
     }
 
     fn measure(element: &Sharded<Shard, Node>, into: &mut dyn FnMut(Figure)) {
