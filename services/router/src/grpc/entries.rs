@@ -46,7 +46,8 @@ impl TableEntryService for Entries {
         Ok(Response::new(shown(&key, Some(&entry))))
     }
 
-    /// The table is walked up to where the page begins: a walk of 65 536 keys takes about 1 ms.
+    /// The table is walked from its beginning to where the page begins, with the node locked: a table
+    /// cannot be entered in the middle.
     async fn list_table_entries(
         &self,
         request: Request<ListTableEntriesRequest>,
