@@ -147,6 +147,8 @@ pub struct World {
     pub loss: u32,
     /// Nodes that nobody hears and that hear nobody.
     pub cut: BTreeSet<SocketAddr>,
+    /// A wall clock that does not move.
+    pub wall_stands_at: Option<u64>,
     rng: SmallRng,
     network: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     datagrams: u64,
@@ -183,6 +185,7 @@ impl World {
             said: Vec::new(),
             loss: 0,
             cut: BTreeSet::new(),
+            wall_stands_at: None,
             rng: SmallRng::seed_from_u64(seed),
             network: BTreeMap::new(),
             datagrams: 0,
@@ -206,9 +209,10 @@ impl World {
     }
 
     pub fn clock(&self) -> Now {
+        let run = (self.now - self.start).as_millis() as u64;
         Now {
             monotonic: self.now,
-            wall: WALL + (self.now - self.start).as_millis() as u64,
+            wall: self.wall_stands_at.unwrap_or(WALL + run),
         }
     }
 
