@@ -1,5 +1,7 @@
 //! The sums are always those of the records, and a flipped bit does not stay hidden.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod world;
 
 use std::time::Instant;
@@ -160,6 +162,11 @@ fn tell(now: Now, from: &Replica, to: &mut Replica, key: &Key) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     #[test]
     fn a_sum_that_follows_every_change_is_the_sum_of_the_records(
         steps in prop::collection::vec(step(), 1..80),

@@ -1,5 +1,7 @@
 //! What Tandem nodes of one cell do when links break, nodes die and clocks lie.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod world;
 
 use htable::{Definition, Value};

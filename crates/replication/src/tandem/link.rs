@@ -28,10 +28,10 @@ pub const PENDING_MAX: usize = 131_072;
 pub const QUEUE_MAX: usize = 16_384;
 
 /// Bodies on their way to one node.
-pub const WINDOW: usize = 32;
+pub const WINDOW: usize = 60;
 
 /// Of these, what repair may take.
-const WINDOW_OF_REPAIR: usize = WINDOW - 8;
+const WINDOW_OF_REPAIR: usize = WINDOW - 12;
 
 /// So many bodies on their way, and a body waits until it is full.
 const SMALL_BODIES_MAX: usize = 4;
@@ -127,6 +127,8 @@ pub(crate) struct Link {
     in_flight: BTreeSet<Key>,
     queue: VecDeque<(Class, Said, Vec<u8>)>,
     requests: BTreeMap<RequestId, Said>,
+    /// What is on its way and of no use any more.
+    withdrawn: Vec<RequestId>,
     sent: Sent,
 }
 
@@ -145,6 +147,7 @@ impl Link {
             in_flight: BTreeSet::new(),
             queue: VecDeque::new(),
             requests: BTreeMap::new(),
+            withdrawn: Vec::new(),
             sent: Sent::default(),
         }
     }
@@ -171,7 +174,8 @@ impl Link {
         self.forget_changes();
         self.wanted.clear();
         self.queue.clear();
-        self.requests.clear();
+        let requests = std::mem::take(&mut self.requests);
+        self.withdrawn.extend(requests.into_keys());
         self.pair = Pair::default();
     }
 
@@ -282,6 +286,9 @@ impl Link {
                 Kind::Stock | Kind::Unknown => dmq::Kind::Stock,
             };
             bus.set_kind(self.address, kind);
+        }
+        for request in std::mem::take(&mut self.withdrawn) {
+            bus.cancel(now.monotonic, self.address, request);
         }
         if !self.is_up {
             return;

@@ -95,6 +95,14 @@ impl Pulls {
         asked.is_some_and(|asked| self.is_alive(now, asked))
     }
 
+    /// Tells whether something of a partition is on its way here.
+    fn is_expected(&self, now: Instant, partition: u8) -> bool {
+        let range = self.asked.range((partition, 0)..=(partition, u64::MAX));
+        range
+            .into_iter()
+            .any(|(_, asked)| self.is_alive(now, asked))
+    }
+
     /// Tells whether something is still to come from a node.
     fn is_pulling(&self, now: Instant, node: SocketAddr) -> bool {
         let mut asked = self.asked.values().filter(|asked| asked.node == node);
@@ -263,7 +271,8 @@ impl Repair<'_> {
         let now = self.now.monotonic;
         let changed = self.replica.changed_at(partition);
         let is_settled = changed.is_none_or(|at| now >= at + SETTLED);
-        is_settled || self.link.pair.is_fresh(now) || self.link.pair.is_restless(partition)
+        let is_stable = is_settled || self.link.pair.is_restless(partition);
+        self.link.pair.is_fresh(now) || is_stable && !self.pulls.is_expected(now, partition)
     }
 
     /// Compares the sums that the driver holds, and lists what is here where they differ.

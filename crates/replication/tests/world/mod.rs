@@ -87,6 +87,20 @@ pub fn invited() -> Observed {
     }
 }
 
+/// What the answer to a KDMQ request takes, amply.
+const ANSWER_BYTES: u64 = 350;
+
+/// Tells whether a datagram carries `Root`, `Partitions`, or `Keys` that lists nothing.
+fn is_digest(bytes: &[u8]) -> bool {
+    let end = bytes.windows(4).position(|part| part == b"\r\n\r\n");
+    let body = end.map(|end| &bytes[end + 4..]).unwrap_or_default();
+    match body {
+        [8, 1, 34 | 42, ..] => true,
+        [8, 1, 50, ..] => body.len() < 64,
+        _ => false,
+    }
+}
+
 /// A Tandem node.
 pub struct Node {
     pub replica: Replica,
@@ -108,6 +122,8 @@ struct Place {
     running: Running,
     /// Of its wall clock, in milliseconds.
     wall_offset: i64,
+    /// When what runs there wants to be called next.
+    due: Option<Instant>,
 }
 
 /// Nodes 0, 1, 2, ... of one cell.
@@ -128,6 +144,8 @@ pub struct World {
     pub cut: BTreeSet<(usize, usize)>,
     pub dialogs: DialogsConfig,
     pub tables: Vec<Definition>,
+    /// Bytes of periodic digests between two nodes: whole messages with their answers, repeats included.
+    pub digests: BTreeMap<(usize, usize), u64>,
     /// The largest of each, seen at any node at any time.
     pub largest_dirty: usize,
     pub largest_in_flight: usize,
@@ -140,6 +158,7 @@ impl World {
         let places = (0..count).map(|_| Place {
             running: Running::Nothing,
             wall_offset: 0,
+            due: None,
         });
         Self {
             now,
@@ -155,6 +174,7 @@ impl World {
             cut: BTreeSet::new(),
             dialogs: DialogsConfig::default(),
             tables: Vec::new(),
+            digests: BTreeMap::new(),
             largest_dirty: 0,
             largest_in_flight: 0,
         }
@@ -224,6 +244,7 @@ impl World {
 
     pub fn stop(&mut self, i: usize) {
         self.places[i].running = Running::Nothing;
+        self.places[i].due = None;
     }
 
     pub fn is_running(&self, i: usize) -> bool {
@@ -408,14 +429,21 @@ impl World {
             self.step();
         }
         self.now = end;
+        self.measure();
+    }
+
+    fn measure(&mut self) {
+        let running: Vec<_> = (0..self.count()).filter(|i| self.is_running(*i)).collect();
+        for i in running {
+            for status in self.node(i).channel.status(self.now).nodes {
+                self.largest_dirty = self.largest_dirty.max(status.dirty);
+                self.largest_in_flight = self.largest_in_flight.max(status.in_flight);
+            }
+        }
     }
 
     fn next_event(&self) -> Option<Instant> {
-        let timers = self.places.iter().filter_map(|place| match &place.running {
-            Running::Nothing => None,
-            Running::Stock(bus, _) => bus.poll_timeout(),
-            Running::Tandem(node) => node.poll_timeout(),
-        });
+        let timers = self.places.iter().filter_map(|place| place.due);
         let first = self.in_flight.keys().next();
         timers.chain(first.map(|(at, _)| *at)).min()
     }
@@ -430,20 +458,21 @@ impl World {
             self.deliver(from, to, &bytes);
         }
         for i in 0..self.places.len() {
+            if self.places[i].due.is_none_or(|at| at > self.now) {
+                continue;
+            }
             let now = self.time(i);
             match &mut self.places[i].running {
-                Running::Tandem(node) if node.is_due(now.monotonic) => node.handle_timeout(now),
+                Running::Nothing => {}
+                Running::Tandem(node) => node.handle_timeout(now),
                 Running::Stock(bus, _) => bus.handle_timeout(now.monotonic),
-                Running::Nothing | Running::Tandem(_) => continue,
             }
             self.settle(i);
-            if let Running::Tandem(node) = &self.places[i].running {
-                assert!(
-                    !node.is_due(self.now),
-                    "a timer stays due: {}",
-                    self.describe()
-                );
-            }
+            assert!(
+                self.places[i].due.is_none_or(|at| at > self.now),
+                "a timer stays due: {}",
+                self.describe()
+            );
         }
     }
 
@@ -489,10 +518,6 @@ impl World {
             }
             Running::Tandem(node) => {
                 node.settle(now);
-                for status in node.channel.status(now.monotonic).nodes {
-                    self.largest_dirty = self.largest_dirty.max(status.dirty);
-                    self.largest_in_flight = self.largest_in_flight.max(status.in_flight);
-                }
                 &mut node.bus
             }
         };
@@ -504,6 +529,12 @@ impl World {
         outbox.clear();
         for (destination, bytes) in sent {
             let to = (0..self.places.len()).find(|to| address(*to) == destination);
+            if let Some(to) = to
+                && is_digest(&bytes)
+            {
+                *self.digests.entry((i.min(to), i.max(to))).or_default() +=
+                    bytes.len() as u64 + ANSWER_BYTES;
+            }
             let is_lost = self.rng.random_range(0..10_000) < self.loss;
             let Some(to) = to.filter(|to| !is_lost && !self.cut.contains(&(i, *to))) else {
                 continue;
@@ -513,6 +544,11 @@ impl World {
             let key = (self.now + delay, self.datagrams);
             self.in_flight.insert(key, (i, to, bytes));
         }
+        self.places[i].due = match &self.places[i].running {
+            Running::Nothing => None,
+            Running::Stock(bus, _) => bus.poll_timeout(),
+            Running::Tandem(node) => node.poll_timeout(),
+        };
     }
 
     /// Nothing that waits has outgrown its limit.
@@ -541,10 +577,6 @@ impl Node {
         parts.into_iter().flatten().min()
     }
 
-    fn is_due(&self, now: Instant) -> bool {
-        self.poll_timeout().is_some_and(|at| at <= now)
-    }
-
     fn handle_timeout(&mut self, now: Now) {
         self.bus.handle_timeout(now.monotonic);
         self.replica.handle_timeout(now);
@@ -552,32 +584,25 @@ impl Node {
     }
 
     fn settle(&mut self, now: Now) {
-        loop {
-            while let Some(event) = self.bus.poll_event() {
-                let (channel, replica) = (&mut self.channel, &mut self.replica);
-                match event {
-                    Event::NodeUp { node } => channel.node_up(now, node),
-                    Event::NodeDown { node } => channel.node_down(now, node),
-                    Event::NodeRemoved { node } => channel.node_removed(now, node),
-                    Event::Answered {
-                        node,
-                        request,
-                        status,
-                        took,
-                    } => channel.answered(now, replica, node, request, status, took),
-                }
-            }
-            while let Some(change) = self.replica.poll_change() {
-                self.channel.note(&change);
-                self.changes.push(change);
-            }
-            self.channel.run(now, &mut self.replica, &mut self.bus);
-            let replica = &self.replica;
-            debug_assert!(replica.own().is_ipv4());
-            match self.bus.poll_event() {
-                None => return,
-                Some(event) => unreachable!("sending caused {event:?}"),
+        while let Some(event) = self.bus.poll_event() {
+            let (channel, replica) = (&mut self.channel, &mut self.replica);
+            match event {
+                Event::NodeUp { node } => channel.node_up(now, node),
+                Event::NodeDown { node } => channel.node_down(now, node),
+                Event::NodeRemoved { node } => channel.node_removed(now, node),
+                Event::Answered {
+                    node,
+                    request,
+                    status,
+                    took,
+                } => channel.answered(now, replica, node, request, status, took),
             }
         }
+        while let Some(change) = self.replica.poll_change() {
+            self.channel.note(&change);
+            self.changes.push(change);
+        }
+        self.channel.run(now, &mut self.replica, &mut self.bus);
+        assert_eq!(self.bus.poll_event(), None, "sending causes no event");
     }
 }
