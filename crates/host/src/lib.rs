@@ -9,6 +9,7 @@ mod metrics;
 mod owners;
 mod process;
 mod records;
+mod resolve;
 pub mod tap;
 
 pub use addresses::{ADDRESSES_MAX, Addresses, KEPT_FOR, PastMember};
@@ -18,3 +19,4 @@ pub use handle::Handle;
 pub use owners::Owners;
 pub use process::{Figure, Host, Role, command, main, run};
 pub use records::RecordFile;
+pub use resolve::{Answer, FRESH_MAX, FRESH_MIN, NAME_ADDRESSES_MAX, Name};

@@ -1,6 +1,5 @@
 //! One process: bind, join the cluster, move SIP, serve its faces, drain, leave.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,6 +22,7 @@ use crate::config::{HostConfig, RoleDefaults, keys};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::records::RecordFile;
+use crate::resolve::{Answer, Name, System, resolve};
 
 /// Response contexts of a whole process, shared out among its shards. See [`ProxyConfig`].
 const CONTEXTS_MAX: usize = 1_000_000;
@@ -77,9 +77,9 @@ pub trait Role: Send + Sync + Sized + 'static {
     /// Tells whether nothing keeps a draining process from ending.
     fn is_drained(element: &Sharded<Self::Shard, Self::Node>) -> bool;
     /// Returns the next name to look up, if the role has any use for names.
-    fn poll_lookup(node: &mut Self::Node) -> Option<Box<str>>;
+    fn poll_lookup(node: &mut Self::Node) -> Option<Name>;
     /// Takes the answer: every address of the name, or none.
-    fn handle_lookup(node: &mut Self::Node, now: Instant, name: Box<str>, addresses: &[IpAddr]);
+    fn handle_lookup(node: &mut Self::Node, now: Instant, name: Name, answer: Answer);
     /// Tells the node the wall clock, now and then.
     fn set_wall_clock(_node: &mut Self::Node, _now: Instant, _wall: SystemTime) {}
     /// Returns the call records to write, a line each.
@@ -259,6 +259,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     let mut ticks = tokio::time::interval(TICK);
     let mut tick = {
         let handle = handle.clone();
+        let directory = Arc::new(System::new());
         move || {
             let (names, lines) = handle.with_node(|now, node| {
                 R::set_wall_clock(node, now, SystemTime::now());
@@ -270,7 +271,8 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
                 records.add(lines);
             }
             for name in names {
-                tokio::spawn(look_up::<R>(handle.clone(), name));
+                let (handle, directory) = (handle.clone(), directory.clone());
+                tokio::spawn(look_up::<R>(handle, directory, name, random.next_u64()));
             }
         }
     };
@@ -327,24 +329,26 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     Ok(())
 }
 
-/// Looks a host name up as the system does: hosts file, then DNS. IPv4 comes first.
-async fn look_up<R: Role>(handle: Handle<R::Shard, R::Node>, name: Box<str>) {
-    let found =
-        tokio::time::timeout(LOOKUP_MAX, tokio::net::lookup_host((name.to_string(), 0))).await;
-    let mut addresses: Vec<_> = match found {
-        Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
+/// Looks a name up and tells the node, also when there is nothing to tell.
+async fn look_up<R: Role>(
+    handle: Handle<R::Shard, R::Node>,
+    directory: Arc<System>,
+    name: Name,
+    seed: u64,
+) {
+    let found = tokio::time::timeout(LOOKUP_MAX, resolve(&directory, &name, seed)).await;
+    let answer = match found {
+        Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
-            tracing::warn!(%name, %error, "name not found");
-            Vec::new()
+            tracing::warn!(name = %name.host, %error, "name not found");
+            Answer::default()
         }
         Err(_) => {
-            tracing::warn!(%name, "name not found in time");
-            Vec::new()
+            tracing::warn!(name = %name.host, "name not found in time");
+            Answer::default()
         }
     };
-    addresses.sort_by_key(|ip| (ip.is_ipv6(), *ip));
-    addresses.dedup();
-    handle.with_node(|now, node| R::handle_lookup(node, now, name, &addresses));
+    handle.with_node(|now, node| R::handle_lookup(node, now, name, answer));
 }
 
 fn keep(addresses: &mut Addresses, view: &View) {

@@ -1,11 +1,11 @@
 //! The router as a process.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use control::view::{MemberKind, View as RegistryView};
 use element::{FlowId, Sharded};
-use host::{Addresses, Figure, Host, HostConfig, Role, RoleDefaults};
+use host::{Addresses, Answer, Figure, Host, HostConfig, Name, Role, RoleDefaults};
 use replication::DialogsConfig;
 use sip::{DialogConfig, Drop, ProxyConfig};
 
@@ -96,12 +96,15 @@ impl Role for Router {
     }
 
     /// Names of notification addresses; those that it decides on are the SBC's to resolve.
-    fn poll_lookup(node: &mut Node) -> Option<Box<str>> {
-        node.poll_lookup()
+    fn poll_lookup(node: &mut Node) -> Option<Name> {
+        node.poll_lookup().map(|host| Name::host(&host))
     }
 
-    fn handle_lookup(node: &mut Node, now: Instant, name: Box<str>, addresses: &[IpAddr]) {
-        node.handle_lookup(now, name, addresses);
+    fn handle_lookup(node: &mut Node, now: Instant, name: Name, answer: Answer) {
+        let addresses = answer.addresses.iter();
+        let mut addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
+        addresses.sort_by_key(|ip| (ip.is_ipv6(), *ip));
+        node.handle_lookup(now, (&*name.host).into(), &addresses);
     }
 
     fn set_wall_clock(node: &mut Node, now: Instant, wall: SystemTime) {

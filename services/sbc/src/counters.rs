@@ -21,6 +21,8 @@ pub struct Counters {
     pub late_second_passes: u64,
     /// Requests answered 503 because the network cannot reach their callee.
     pub unreachable: u64,
+    /// Requests sent to another address of the name that they go to.
+    pub next_addresses: u64,
 }
 
 impl Counters {
@@ -34,5 +36,6 @@ impl Counters {
         self.delivered_without_router += other.delivered_without_router;
         self.late_second_passes += other.late_second_passes;
         self.unreachable += other.unreachable;
+        self.next_addresses += other.next_addresses;
     }
 }

@@ -6,6 +6,7 @@
 mod counters;
 mod grpc;
 mod headers;
+mod name_book;
 mod names;
 mod node;
 mod pass;
@@ -18,9 +19,11 @@ mod unreachable;
 mod view;
 
 pub use counters::Counters;
-pub use names::{FORGOTTEN_AFTER, FRESH_FOR, Known, NAMES_MAX, Names, PATIENCE, WAITING_MAX};
+pub use name_book::{ABSENT_FOR, FORGOTTEN_AFTER, MARKED_FOR, MARKS_MAX, NAMES_MAX, UNUSED_AFTER};
+pub use names::{Known, Names, PATIENCE, WAITING_MAX};
 pub use node::{Change, FIRST_SET, Node};
 pub use role::Sbc;
+pub use routes::next_address::SILENT_AFTER;
 pub use shard::{FAILOVER_BURST, FAILOVER_PAUSE, Notice, Shard};
 pub use signs::Signs;
 pub use unreachable::{NOTICE_INTERVAL, NOTICED_MAX};

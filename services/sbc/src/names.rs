@@ -2,77 +2,85 @@
 //! need one for the first time.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use element::FlowId;
+use host::Name;
 use sip::transaction::ServerKey;
 use sip_types::{Index, Message, Method};
 
+use crate::name_book::FORGOTTEN_AFTER;
 use crate::shard::Shard;
 use crate::view::View;
-
-/// How long an answer counts. After that an address is used on while it is asked for again, and beyond
-/// that when nobody answers; that there is none is forgotten.
-pub const FRESH_FOR: Duration = Duration::from_secs(30);
-
-/// How long after the last answer an address is forgotten, and looked up for the next request that
-/// needs it.
-pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// How long a request waits for a name; then 503.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many names a node remembers, and how many it looks up at once. At the limit names without an
-/// address give way to a new one, then the one that was answered for the longest ago.
-pub const NAMES_MAX: usize = 4096;
-
 /// How many requests of one shard may wait for names; at the limit: 503 at once.
 pub const WAITING_MAX: usize = 1024;
 
-/// What is known of names, in lower case.
-pub type Names = BTreeMap<Box<str>, Known>;
+/// What is known of names. A snapshot; the node has the book.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// What they stand for.
+    pub known: Arc<BTreeMap<Name, Known>>,
+    /// Addresses that did not serve, and when that was last seen.
+    pub marks: Arc<BTreeMap<SocketAddr, Instant>>,
+}
 
 /// The answer to a look-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// `None`: there is no such name, or nobody answered.
-    pub address: Option<IpAddr>,
+    /// In the order in which they are tried. None: there is no such name, or nobody answered.
+    pub addresses: Arc<[SocketAddr]>,
     /// When it should be asked for again.
     pub until: Instant,
-    /// When that was learnt, for an address by the last answer.
-    pub learnt: Instant,
+    /// How long the last good answer counted.
+    pub good_until: Instant,
 }
 
 impl Known {
-    /// Tells whether it counts no longer.
-    pub(crate) fn is_forgotten(&self, now: Instant) -> bool {
-        match self.address {
-            Some(_) => self.learnt + FORGOTTEN_AFTER <= now,
-            None => self.until <= now,
+    /// Returns when it counts no longer, though nobody has answered since.
+    pub(crate) fn forgotten_at(&self) -> Instant {
+        match self.addresses.is_empty() {
+            true => self.until,
+            false => self.good_until + FORGOTTEN_AFTER,
         }
     }
 }
 
-/// Forgets what is worth least while there is no room for one more.
-pub(crate) fn make_room(names: &mut Names) {
-    while names.len() >= NAMES_MAX {
-        let by_worth = names
-            .iter()
-            .min_by_key(|(_, known)| (known.address.is_some(), known.learnt));
-        let Some((least, _)) = by_worth else { return };
-        let least = least.clone();
-        names.remove(&least);
+impl Names {
+    /// Returns the address of a name that a request goes to, `usable` ones only: the first that is not
+    /// marked, else the one whose mark is the oldest.
+    pub(crate) fn address(
+        &self,
+        name: &Name,
+        usable: impl Fn(SocketAddr) -> bool,
+    ) -> Option<SocketAddr> {
+        let known = self.known.get(name)?;
+        let addresses = known.addresses.iter().copied();
+        addresses
+            .filter(|address| usable(*address))
+            .min_by_key(|address| self.marks.get(address))
     }
+}
+
+/// An address, and the name that it was found by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub(crate) address: SocketAddr,
+    pub(crate) name: Option<Box<Name>>,
 }
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NextHop {
     /// To this address.
-    Address(SocketAddr),
-    /// To the address of this name, once it is known.
-    Ask(Box<str>),
+    Known(Hop),
+    /// To an address of this name, once it is known.
+    Ask(Name),
     /// Nobody knows.
     Nowhere,
     /// To a `sips:` URI: over TLS, which is not spoken here, or not at all.
@@ -82,7 +90,7 @@ pub(crate) enum NextHop {
 /// A request that waits for a name.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    name: Box<str>,
+    name: Name,
     until: Instant,
     flow: FlowId,
     source: SocketAddr,
@@ -97,7 +105,7 @@ impl Shard {
     pub(crate) fn wait_for_name(
         &mut self,
         now: Instant,
-        name: &str,
+        name: Name,
         flow: FlowId,
         source: SocketAddr,
         message: &Message<'_>,
@@ -105,9 +113,8 @@ impl Shard {
         if self.waiting.len() >= WAITING_MAX {
             return false;
         }
-        self.signs.ask(name);
+        self.signs.need(&name);
         let until = now + PATIENCE;
-        let name = name.into();
         let bytes = message.bytes().into();
         let is_invite = message.method() == Method::Invite;
         let invite = is_invite.then(|| self.proxy.invite_key(message)).flatten();
@@ -163,7 +170,7 @@ impl Shard {
             let Some(waiting) = self.waiting.pop_front() else {
                 return;
             };
-            if view.names.contains_key(&waiting.name) {
+            if view.names.known.contains_key(&waiting.name) {
                 let mut index = Index::new();
                 if let Ok(message) = Message::parse(&waiting.bytes, &mut index) {
                     let Waiting { flow, source, .. } = waiting;

@@ -3,8 +3,8 @@
 //! It probes with OPTIONS, judges by [`dispatch::Health`], answers OPTIONS that are for the SBC
 //! itself, and publishes a [`View`] after each change.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,13 +14,13 @@ use dispatch::{
     HealthEvent, Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
 };
 use element::{FlowId, Outbox};
-use host::Owners;
+use host::{Answer, Name, Owners};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use sip::options;
 use sip_types::{Message, Uri};
 
-use crate::names::{self, FRESH_FOR, Known, NAMES_MAX};
+use crate::name_book::NameBook;
 use crate::shard::Notice;
 use crate::signs::{Sign, Signs};
 use crate::unreachable::Unreachable;
@@ -52,10 +52,7 @@ pub struct Node {
     drained: bool,
     notices: VecDeque<Notice>,
     changes: VecDeque<Change>,
-    /// Names to look up, and those that are being looked up.
-    lookups: VecDeque<Box<str>>,
-    asked: BTreeSet<Box<str>>,
-    next_refresh: Option<Instant>,
+    names: NameBook,
     unreachable: Unreachable,
     outbox: Outbox,
     rng: SmallRng,
@@ -82,9 +79,7 @@ impl Node {
             drained: false,
             notices: VecDeque::new(),
             changes: VecDeque::new(),
-            lookups: VecDeque::new(),
-            asked: BTreeSet::new(),
-            next_refresh: None,
+            names: NameBook::default(),
             unreachable: Unreachable::default(),
             outbox: Outbox::new(),
             rng,
@@ -249,57 +244,20 @@ impl Node {
     }
 
     /// Returns the next name to look up; [`Node::handle_lookup`] must follow.
-    pub fn poll_lookup(&mut self) -> Option<Box<str>> {
-        self.lookups.pop_front()
+    pub fn poll_lookup(&mut self) -> Option<Name> {
+        self.names.poll_lookup()
     }
 
-    /// Takes the answer to a look-up. A name that had an address keeps it when nobody answers.
-    pub fn handle_lookup(&mut self, now: Instant, name: Box<str>, address: Option<IpAddr>) {
-        self.asked.remove(&name);
-        let names = Arc::make_mut(&mut self.view.names);
-        let until = now + FRESH_FOR;
-        let known = match names.remove(&name) {
-            Some(before) if address.is_none() && before.address.is_some() => {
-                Known { until, ..before }
-            }
-            _ => Known {
-                address,
-                until,
-                learnt: now,
-            },
-        };
-        names::make_room(names);
-        names.insert(name, known);
-        self.next_refresh = names.values().map(|known| known.until).min();
-        self.published = false;
+    /// Takes the answer to a look-up. A name that had addresses keeps them when nobody answers.
+    pub fn handle_lookup(&mut self, now: Instant, name: Name, answer: &Answer) {
+        self.names.handle_lookup(now, name, answer);
+        self.publish_names();
         self.notices.push_back(Notice::NamesKnown);
     }
 
-    fn ask(&mut self, name: Box<str>) {
-        if self.asked.len() < NAMES_MAX && self.asked.insert(name.clone()) {
-            self.lookups.push_back(name);
-        }
-    }
-
-    /// Asks again for addresses that are no longer fresh, and forgets what is old.
-    fn refresh_names(&mut self, now: Instant) {
-        if self.next_refresh.is_none_or(|at| at > now) {
-            return;
-        }
-        let names = Arc::make_mut(&mut self.view.names);
-        names.retain(|_, known| !known.is_forgotten(now));
-        let mut stale = Vec::new();
-        for (name, known) in names.iter_mut() {
-            if known.until <= now {
-                known.until = now + FRESH_FOR;
-                stale.push(name.clone());
-            }
-        }
-        self.next_refresh = names.values().map(|known| known.until).min();
+    fn publish_names(&mut self) {
+        self.view.names = self.names.names().clone();
         self.published = false;
-        for name in stale {
-            self.ask(name);
-        }
     }
 
     /// Returns the next change worth telling.
@@ -379,7 +337,11 @@ impl element::Node for Node {
 
     fn handle_outcomes(&mut self, now: Instant, outcomes: &mut Signs) {
         for name in outcomes.drain_names() {
-            self.ask(name);
+            self.names.need(now, name);
+        }
+        for address in outcomes.drain_marks() {
+            self.names.mark(now, address);
+            self.publish_names();
         }
         for (address, sign) in outcomes.drain() {
             let Some(destination) = self.health.destination_at(address).cloned() else {
@@ -403,13 +365,15 @@ impl element::Node for Node {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.refresh_names(now);
+        if self.names.handle_timeout(now) {
+            self.publish_names();
+        }
         self.health.handle_timeout(now);
         self.run_health();
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.health.poll_timeout(), self.next_refresh]
+        [self.health.poll_timeout(), self.names.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
@@ -439,7 +403,6 @@ impl element::Node for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::FORGOTTEN_AFTER;
     use control::view::{
         Algorithm, Destination, Liveness, MemberKind, MemberState, Side, SipEndpoint,
     };
@@ -550,70 +513,5 @@ mod tests {
         assert!(!has_pass(&node.view()));
         node.configure(Instant::now(), &view(&[2]));
         assert!(has_pass(&node.view()));
-    }
-
-    fn address(node: &Node, name: &str) -> Option<Option<IpAddr>> {
-        node.view().names.get(name).map(|known| known.address)
-    }
-
-    #[test]
-    fn a_name_that_is_answered_for_is_never_forgotten_and_one_that_is_not_after_an_hour() {
-        let (mut node, mut now) = (node(), Instant::now());
-        let ip = Some(IpAddr::from([127, 0, 0, 77]));
-        node.handle_lookup(now, "pbx".into(), ip);
-        for _ in 0..300 {
-            now += FRESH_FOR;
-            node.handle_timeout(now);
-            assert_eq!(address(&node, "pbx"), Some(ip), "after hours as well");
-            assert_eq!(node.poll_lookup().as_deref(), Some("pbx"));
-            node.handle_lookup(now, "pbx".into(), ip);
-        }
-        let last = now;
-        while now < last + FORGOTTEN_AFTER {
-            assert_eq!(address(&node, "pbx"), Some(ip), "nobody answers");
-            now += FRESH_FOR;
-            node.handle_timeout(now);
-            if node.poll_lookup().is_some() {
-                node.handle_lookup(now, "pbx".into(), None);
-            }
-        }
-        assert_eq!(address(&node, "pbx"), None);
-    }
-
-    #[test]
-    fn a_name_that_is_not_known_is_asked_for_again_by_who_needs_it_only() {
-        let (mut node, now) = (node(), Instant::now());
-        node.handle_lookup(now, "nowhere".into(), None);
-        assert_eq!(address(&node, "nowhere"), Some(None));
-        node.handle_timeout(now + FRESH_FOR);
-        assert_eq!(address(&node, "nowhere"), None);
-        assert_eq!(node.poll_lookup(), None);
-    }
-
-    #[test]
-    fn at_the_bound_unknown_names_give_way_and_then_the_oldest() {
-        let (mut node, now) = (node(), Instant::now());
-        let ip = Some(IpAddr::from([127, 0, 0, 77]));
-        let later = |seconds| now + Duration::from_secs(seconds);
-        node.handle_lookup(now, "first".into(), ip);
-        node.handle_lookup(later(1), "nowhere".into(), None);
-        let fill = (2..NAMES_MAX).map(|n| {
-            let known = Known {
-                address: ip,
-                until: later(9) + FRESH_FOR,
-                learnt: later(9),
-            };
-            (format!("n{n}").into(), known)
-        });
-        Arc::make_mut(&mut node.view.names).extend(fill);
-        node.ask("new".into());
-        assert_eq!(node.poll_lookup().as_deref(), Some("new"));
-        node.handle_lookup(later(10), "new".into(), ip);
-        assert_eq!(address(&node, "nowhere"), None);
-        assert_eq!(address(&node, "first"), Some(ip));
-        node.handle_lookup(later(11), "newer".into(), ip);
-        assert_eq!(address(&node, "first"), None);
-        assert_eq!(address(&node, "newer"), Some(ip));
-        assert_eq!(node.view().names.len(), NAMES_MAX);
     }
 }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use host::Name;
 use sip::{BranchId, ContextId};
 use smallvec::SmallVec;
 
@@ -47,12 +48,23 @@ pub(crate) struct Try {
     pub(crate) lost: bool,
     /// When the network first said that it cannot be reached.
     pub(crate) refused_at: Option<Instant>,
+    /// The name that it was sent to an address of.
+    pub(crate) name: Option<Box<Name>>,
+    /// It was to be cancelled: its request goes nowhere else.
+    pub(crate) cancelled: bool,
 }
 
 impl Try {
     pub(crate) fn at_router() -> Self {
         Self {
             router: true,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn at_address_of(name: Option<Box<Name>>) -> Self {
+        Self {
+            name,
             ..Self::default()
         }
     }

@@ -1,12 +1,11 @@
 //! The SBC as a process.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use control::view::{MemberKind, View as RegistryView};
 use dispatch::HealthEvent;
 use element::Sharded;
-use host::{Addresses, Figure, Host, HostConfig, Role, RoleDefaults};
+use host::{Addresses, Answer, Figure, Host, HostConfig, Name, Role, RoleDefaults};
 use sip::{DialogConfig, Drop, ProxyConfig};
 
 use crate::counters::Counters;
@@ -84,12 +83,12 @@ impl Role for Sbc {
         left == 0
     }
 
-    fn poll_lookup(node: &mut Node) -> Option<Box<str>> {
+    fn poll_lookup(node: &mut Node) -> Option<Name> {
         node.poll_lookup()
     }
 
-    fn handle_lookup(node: &mut Node, now: Instant, name: Box<str>, addresses: &[IpAddr]) {
-        node.handle_lookup(now, name, addresses.first().copied());
+    fn handle_lookup(node: &mut Node, now: Instant, name: Name, answer: Answer) {
+        node.handle_lookup(now, name, &answer);
     }
 
     fn log_changes(node: &mut Node) {
@@ -198,6 +197,12 @@ impl Role for Sbc {
             "sbc_unreachable",
             "Requests answered 503 because the network cannot reach their callee",
             counters.unreachable,
+            true,
+        );
+        figure(
+            "sbc_next_addresses",
+            "Requests sent to another address of the name that they go to",
+            counters.next_addresses,
             true,
         );
         figure(

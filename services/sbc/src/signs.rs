@@ -1,7 +1,8 @@
-//! What a shard saw of the routers since it last told the node: at most one entry a router.
+//! What a shard saw since it last told the node: of routers, at most one entry each, and of names.
 
 use std::net::SocketAddr;
 
+use host::Name;
 use smallvec::SmallVec;
 
 /// The last thing that happened between us and a router.
@@ -18,11 +19,14 @@ pub(crate) enum Sign {
 #[derive(Debug, Default)]
 pub struct Signs {
     entries: SmallVec<[(SocketAddr, Sign); 4]>,
-    /// Names to look up, each once.
-    names: Vec<Box<str>>,
+    /// Names that requests need, each once.
+    names: Vec<Name>,
+    /// Addresses of names that did not serve, each once.
+    marks: Vec<SocketAddr>,
 }
 
-/// How many different names one batch may ask for; the others are asked for with the next request.
+/// How many different names one batch may need, and how many addresses it may mark; the others wait
+/// for the next request that finds them so.
 const NAMES_PER_BATCH_MAX: usize = 64;
 
 impl Signs {
@@ -45,26 +49,39 @@ impl Signs {
         }
     }
 
-    pub(crate) fn ask(&mut self, name: &str) {
-        if self.names.len() < NAMES_PER_BATCH_MAX
-            && !self.names.iter().any(|asked| **asked == *name)
-        {
-            self.names.push(name.into());
+    /// A request needs a name.
+    pub(crate) fn need(&mut self, name: &Name) {
+        if self.names.len() < NAMES_PER_BATCH_MAX && !self.names.contains(name) {
+            self.names.push(name.clone());
         }
     }
 
-    pub(crate) fn drain_names(&mut self) -> impl Iterator<Item = Box<str>> + '_ {
+    /// An address of a name did not serve.
+    pub(crate) fn mark(&mut self, address: SocketAddr) {
+        if self.marks.len() < NAMES_PER_BATCH_MAX && !self.marks.contains(&address) {
+            self.marks.push(address);
+        }
+    }
+
+    pub(crate) fn drain_names(&mut self) -> impl Iterator<Item = Name> + '_ {
         self.names.drain(..)
+    }
+
+    pub(crate) fn drain_marks(&mut self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.marks.drain(..)
     }
 
     /// Moves everything into `into`; tells whether there was anything.
     pub(crate) fn take(&mut self, into: &mut Self) -> bool {
-        let any = !self.entries.is_empty() || !self.names.is_empty();
+        let any = !(self.entries.is_empty() && self.names.is_empty() && self.marks.is_empty());
         for (router, sign) in self.entries.drain(..) {
             into.note(router, sign);
         }
         for name in self.names.drain(..) {
-            into.ask(&name);
+            into.need(&name);
+        }
+        for address in self.marks.drain(..) {
+            into.mark(address);
         }
         any
     }

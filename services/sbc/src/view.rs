@@ -10,10 +10,11 @@ use std::time::Duration;
 use control::view::Network;
 use dispatch::{DestinationIndex, SetView};
 use element::FlowId;
+use host::Name;
 use sip_types::{Message, Scheme, Uri};
 use siphasher::sip::SipHasher24;
 
-use crate::names::{Known, Names, NextHop};
+use crate::names::{Hop, Names, NextHop};
 
 /// What an address of the cluster belongs to, or belonged to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub struct View {
     /// The registry was seen, now or before: the cluster's secret is known.
     pub ready: bool,
     /// What is known of names.
-    pub names: Arc<Names>,
+    pub names: Names,
 }
 
 /// The URI parameter of our Record-Route that proves that we made it: see [`View::pass`].
@@ -83,7 +84,7 @@ impl View {
             detect_within: Duration::from_millis(200),
             draining: false,
             ready: false,
-            names: Arc::new(Names::new()),
+            names: Names::default(),
         }
     }
 
@@ -244,31 +245,38 @@ impl View {
 
     /// Returns the address of a URI. Never one of our own: that would be a loop.
     ///
-    /// A name is looked up as a host, with the port of the URI or 5060 (RFC 3263 section 4.2, without
-    /// NAPTR and SRV).
+    /// A host name stands for the addresses that were found for it: RFC 3263 section 4.
     pub(crate) fn resolve(&self, uri: &Uri<'_>) -> NextHop {
         if uri.scheme == Scheme::Sips {
             return NextHop::Insecure;
         }
-        let address = match uri.socket_addr(5060) {
-            Some(address) => address,
+        let (address, name) = match uri.socket_addr(5060) {
+            Some(address) => (Some(address), None),
             None => {
-                let Some(name) = host_name(uri) else {
+                let Some(name) = name_of(uri) else {
                     return NextHop::Nowhere;
                 };
-                match self.names.get(&name) {
-                    None => return NextHop::Ask(name),
-                    Some(Known { address: None, .. }) => return NextHop::Nowhere,
-                    Some(Known {
-                        address: Some(ip), ..
-                    }) => SocketAddr::new(*ip, uri.port.unwrap_or(5060)),
+                if !self.names.known.contains_key(&name) {
+                    return NextHop::Ask(name);
                 }
+                (self.address_of(&name, &[]), Some(Box::new(name)))
             }
         };
-        if self.listen.contains(&address) {
-            return NextHop::Nowhere;
+        match address.filter(|address| !self.listen.contains(address)) {
+            Some(address) => NextHop::Known(Hop { address, name }),
+            None => NextHop::Nowhere,
         }
-        NextHop::Address(address)
+    }
+
+    /// Returns the address of a name that comes next, `tried` ones and those that our socket cannot
+    /// reach excepted.
+    pub(crate) fn address_of(&self, name: &Name, tried: &[SocketAddr]) -> Option<SocketAddr> {
+        let own = self.listen.get(usize::from(self.outside.0))?;
+        self.names.address(name, |address| {
+            address.is_ipv4() == own.is_ipv4()
+                && !self.listen.contains(&address)
+                && !tried.contains(&address)
+        })
     }
 
     /// Returns the short keyed hash of a Call-ID that our Record-Route carries: eight hexadecimal
@@ -305,11 +313,14 @@ impl View {
     }
 }
 
-/// Returns the name that a SIP URI has for a host, in lower case.
-fn host_name(uri: &Uri<'_>) -> Option<Box<str>> {
+/// Returns what a SIP URI has to be looked up by.
+fn name_of(uri: &Uri<'_>) -> Option<Name> {
     if uri.scheme != Scheme::Sip || uri.host.is_empty() {
         return None;
     }
-    let name = std::str::from_utf8(uri.host).ok()?;
-    Some(name.to_ascii_lowercase().into())
+    let host = std::str::from_utf8(uri.host).ok()?;
+    Some(Name {
+        host: host.to_ascii_lowercase().into(),
+        port: uri.port,
+    })
 }

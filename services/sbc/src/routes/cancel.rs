@@ -55,13 +55,14 @@ impl Shard {
             .context(id)
             .map_or(0, |context| context.branches().len());
         for index in 0..tries {
-            self.proxy.cancel(
-                now,
-                BranchId {
-                    context: id,
-                    index: index as u8,
-                },
-            );
+            let branch = BranchId {
+                context: id,
+                index: index as u8,
+            };
+            if let Some(data) = self.proxy.branch_data_mut(branch) {
+                data.cancelled = true;
+            }
+            self.proxy.cancel(now, branch);
         }
     }
 

@@ -119,7 +119,7 @@ impl Shard {
         };
         let direct = match (router, route) {
             (None, Some(_)) => match view.next_hop(&message, view.cluster_routes(&message)) {
-                NextHop::Address(address) => Some(address),
+                NextHop::Known(hop) => Some(hop.address),
                 NextHop::Ask(_) | NextHop::Nowhere | NextHop::Insecure => None,
             },
             _ => None,
@@ -169,8 +169,9 @@ impl Shard {
         self.next_router(now, view, branch.context);
     }
 
-    /// g: not a word within the router's [`View::patience`].
+    /// g: not a word within the router's [`View::patience`]; or from an address of a name.
     pub(crate) fn silent(&mut self, now: Instant, view: &View, branch: BranchId) {
+        self.mark_address(branch);
         if self.live_branch(branch.context) != Some(branch) {
             return;
         }
@@ -210,6 +211,7 @@ impl Shard {
         {
             return;
         }
+        self.mark_address(branch);
         if let Some(&Pass::Second { first }) = self.proxy.data(id) {
             self.proxy.respond(now, id, 408, &[]);
             self.owed_by_router(first);

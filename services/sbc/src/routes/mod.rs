@@ -9,11 +9,13 @@
 //! | [`response`] | `onreply_route` |
 //! | [`cancel`] | `t_relay_cancel` |
 //! | [`failure`] | `failure_route`: the next router, the heir, in the dead one's stead |
+//! | [`next_address`] | the same, when a name has another address (`dns_srv`, `use_dns_failover`) |
 //! | [`unreachable`] | the same, when ICMP says that nobody is there |
 
 mod cancel;
 mod dispatch;
 mod failure;
+pub(crate) mod next_address;
 mod request;
 mod response;
 mod second_pass;

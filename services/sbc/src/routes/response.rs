@@ -40,6 +40,10 @@ impl Shard {
         message: &Message<'_>,
     ) {
         let id = branch.context;
+        let is_first = matches!(self.proxy.data(id), Some(Pass::First(_)));
+        if !is_first && !self.counts(now, view, branch, status) {
+            return;
+        }
         match self.proxy.data(id) {
             Some(Pass::First(_)) => self.first_pass_answered(now, view, branch, status, message),
             Some(&Pass::Second { first }) => {
@@ -56,6 +60,31 @@ impl Shard {
             }
             None => {}
         }
+    }
+
+    /// Tells whether what a callee says is for who asked: not a 503 when its name has another address,
+    /// and of one that was given up for another address, a 2xx alone, as in rule f.
+    fn counts(&mut self, now: Instant, view: &View, branch: BranchId, status: u16) -> bool {
+        let given_up = self
+            .proxy
+            .branch(branch)
+            .is_some_and(sip::Branch::is_given_up);
+        if status == 503 && !given_up {
+            self.mark_address(branch);
+            if let Some(hop) = self.next_address(view, branch) {
+                return !self.go_on_to(now, view, branch, hop);
+            }
+        }
+        let is_success = (200..300).contains(&status);
+        let tries = self
+            .proxy
+            .context(branch.context)
+            .map_or(0, |context| context.branches().len());
+        if is_success && tries > 1 {
+            // RFC 3261 section 16.7 step 10.
+            self.cancel_all(now, branch.context);
+        }
+        is_success || !given_up
     }
 
     /// A router's 100 is a promise: until the second pass comes, the router owes it.
@@ -138,7 +167,8 @@ impl Shard {
                 .iter()
                 .filter_map(|second| self.proxy.context(*second));
             contexts.any(|second| {
-                second.is_pending() && !second.branches().iter().all(sip::Branch::is_cancelled)
+                let mut tries = second.branches().iter();
+                second.is_pending() && tries.any(|t| t.is_pending() && !t.is_cancelled())
             })
         })
     }

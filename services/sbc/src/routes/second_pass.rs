@@ -8,7 +8,7 @@ use sip::{BranchId, Drop, RETRY_AFTER, Target, decided};
 use sip_types::{HeaderName, Message, Method, Uri};
 
 use crate::headers;
-use crate::names::NextHop;
+use crate::names::{Hop, NextHop};
 use crate::pass::{Pass, Try};
 use crate::routes::request::Request;
 use crate::shard::Shard;
@@ -66,7 +66,7 @@ impl Shard {
         if message.method() == Method::Ack {
             return self.forward_ack(now, view, request, first);
         }
-        let Some(destination) = self.next_hop(now, view, request, in_dialog) else {
+        let Some(hop) = self.next_hop(now, view, request, in_dialog) else {
             return;
         };
         let Some(context) =
@@ -82,7 +82,7 @@ impl Shard {
         }
         self.proxy.set_timer_c(context, TIMER_C);
         self.proxy.expect_no_answer(first);
-        self.send_outward(now, view, context, request, destination);
+        self.send_outward(now, view, context, request, hop);
     }
 
     /// A new request that a router makes by itself goes where the router says, or nowhere.
@@ -99,14 +99,14 @@ impl Shard {
             message,
             ..
         } = request;
-        let Some(destination) = self.next_hop(now, view, request, false) else {
+        let Some(hop) = self.next_hop(now, view, request, false) else {
             return;
         };
         match self
             .proxy
             .open(now, key, flow, source, message, Pass::Plain)
         {
-            Some(context) => self.send_outward(now, view, context, request, destination),
+            Some(context) => self.send_outward(now, view, context, request, hop),
             None => self
                 .proxy
                 .respond_stateless(now, flow, source, message, 503, &[RETRY_AFTER]),
@@ -118,7 +118,7 @@ impl Shard {
         let &Request {
             source, message, ..
         } = request;
-        let Some(destination) = self.next_hop(now, view, request, true) else {
+        let Some(hop) = self.next_hop(now, view, request, true) else {
             return;
         };
         self.proxy.conclude(first);
@@ -127,7 +127,7 @@ impl Shard {
             source,
             message,
             &mut self.edits,
-            Self::outward(view, destination),
+            Self::outward(view, hop.address),
         );
         self.edits.clear();
     }
@@ -138,7 +138,7 @@ impl Shard {
         view: &View,
         context: sip::ContextId,
         request: &Request<'_>,
-        destination: SocketAddr,
+        hop: Hop,
     ) {
         let &Request {
             source,
@@ -146,10 +146,10 @@ impl Shard {
             loop_key,
             ..
         } = request;
-        decided!(message, destination = %destination, "delivered");
+        decided!(message, destination = %hop.address, "delivered");
         self.edit_outward(view, message);
-        let target: Target = Self::outward(view, destination);
-        self.proxy.forward(
+        let target: Target = Self::outward(view, hop.address);
+        let sent = self.proxy.forward(
             now,
             context,
             source,
@@ -157,9 +157,12 @@ impl Shard {
             &mut self.edits,
             loop_key,
             target,
-            Try::default(),
+            Try::at_address_of(hop.name),
         );
         self.edits.clear();
+        if let Some(branch) = sent {
+            self.watch_address(now, branch);
+        }
     }
 
     /// Edits what leaves to anything but a router.
@@ -178,7 +181,7 @@ impl Shard {
         view: &View,
         request: &Request<'_>,
         in_dialog: bool,
-    ) -> Option<SocketAddr> {
+    ) -> Option<Hop> {
         let &Request {
             flow,
             source,
@@ -207,7 +210,7 @@ impl Shard {
         now: Instant,
         next: NextHop,
         request: &Request<'_>,
-    ) -> Option<SocketAddr> {
+    ) -> Option<Hop> {
         let &Request {
             flow,
             source,
@@ -215,12 +218,19 @@ impl Shard {
             ..
         } = request;
         match next {
-            NextHop::Address(address) => return Some(address),
-            NextHop::Ask(name) if self.wait_for_name(now, &name, flow, source, message) => {}
-            NextHop::Insecure => self.refuse_insecure(now, flow, source, message),
-            NextHop::Ask(_) | NextHop::Nowhere => {
-                self.refuse_unresolvable(now, flow, source, message)
+            NextHop::Known(hop) => {
+                if let Some(name) = &hop.name {
+                    self.signs.need(name);
+                }
+                return Some(hop);
             }
+            NextHop::Ask(name) => {
+                if !self.wait_for_name(now, name, flow, source, message) {
+                    self.refuse_unresolvable(now, flow, source, message);
+                }
+            }
+            NextHop::Insecure => self.refuse_insecure(now, flow, source, message),
+            NextHop::Nowhere => self.refuse_unresolvable(now, flow, source, message),
         }
         None
     }

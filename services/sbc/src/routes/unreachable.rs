@@ -1,4 +1,5 @@
-//! A callee that the network cannot reach: as if it had answered 503, RFC 3261 section 16.9.
+//! A callee that the network cannot reach: as if it had answered 503, RFC 3261 section 16.9. If a name
+//! has led to it, its next address gets the request.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ impl Shard {
                 continue;
             };
             let first = *data.refused_at.get_or_insert(now);
+            self.mark_address(branch);
             if now.saturating_duration_since(first) >= REFUSALS_APART {
                 self.fail_unreachable(now, view, branch);
             }
@@ -38,6 +40,12 @@ impl Shard {
     }
 
     fn fail_unreachable(&mut self, now: Instant, view: &View, branch: BranchId) {
+        if let Some(hop) = self.next_address(view, branch)
+            && self.go_on_to(now, view, branch, hop)
+        {
+            // Should it have the request all the same, it is cancelled at its first word.
+            return self.proxy.give_up(now, branch);
+        }
         let Some(state) = self.proxy.branch(branch) else {
             return;
         };

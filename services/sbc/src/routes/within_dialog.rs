@@ -65,13 +65,14 @@ impl Shard {
                 // No router has a part in it, or none is left: its Route is passed over.
                 let passed_over = view.cluster_routes(message);
                 let next = view.next_hop(message, passed_over);
-                let Some(destination) = self.address_of(now, next, request) else {
+                let Some(hop) = self.address_of(now, next, request) else {
                     return;
                 };
+                let target = Self::outward(view, hop.address);
                 (
                     Pass::Plain,
-                    Try::default(),
-                    Self::outward(view, destination),
+                    Try::at_address_of(hop.name),
+                    target,
                     passed_over,
                 )
             }
@@ -107,8 +108,10 @@ impl Shard {
             data,
         );
         self.edits.clear();
-        if let (Some(branch), Some(router)) = (sent, router) {
-            self.given_to_router(now, view, branch, router);
+        match (sent, router) {
+            (Some(branch), Some(router)) => self.given_to_router(now, view, branch, router),
+            (Some(branch), None) => self.watch_address(now, branch),
+            (None, _) => {}
         }
     }
 }

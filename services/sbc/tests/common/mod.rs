@@ -131,16 +131,25 @@ impl Bench {
 
     /// Returns a request of the carrier: an INVITE, or what belongs to it.
     pub(crate) fn carrier_request(&self, method: &str) -> String {
+        self.carrier_request_of("x", method)
+    }
+
+    fn carrier_request_of(&self, call_id: &str, method: &str) -> String {
         format!(
-            "{method} sip:1@127.0.0.20 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.10:5060;branch=z9hG4bKc\r\n\
-             From: <sip:a@a>;tag=a\r\nTo: <sip:b@b>\r\nCall-ID: x\r\nCSeq: 1 {method}\r\n\
+            "{method} sip:1@127.0.0.20 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.10:5060;branch=z9hG4bKc{call_id}\r\n\
+             From: <sip:a@a>;tag=a\r\nTo: <sip:b@b>\r\nCall-ID: {call_id}\r\nCSeq: 1 {method}\r\n\
              Content-Length: 0\r\n\r\n"
         )
     }
 
     /// Sends a call in, and returns what the router makes of it: its second pass.
     pub(crate) fn second_pass(&mut self, uri: &str) -> String {
-        let invite = self.carrier_request("INVITE");
+        self.second_pass_of("x", uri)
+    }
+
+    /// The same, for a call of this Call-ID.
+    pub(crate) fn second_pass_of(&mut self, call_id: &str, uri: &str) -> String {
+        let invite = self.carrier_request_of(call_id, "INVITE");
         let sent = self.receive(self.carrier(), &invite);
         let (_, first) = sent
             .iter()
@@ -148,7 +157,7 @@ impl Bench {
             .expect("given to the router");
         let (start, rest) = first.split_once("\r\n").unwrap();
         format!(
-            "{start}\r\nVia: SIP/2.0/UDP {};branch=z9hG4bKr\r\nX-Destination-URI: {uri}\r\n{rest}",
+            "{start}\r\nVia: SIP/2.0/UDP {};branch=z9hG4bKr{call_id}\r\nX-Destination-URI: {uri}\r\n{rest}",
             self.router
         )
     }
