@@ -633,3 +633,324 @@ fn end(record: &mut DialogRecord, now: Now, cause: Cause) {
     let at = now.wall_seconds();
     record.end = Some(End { at, cause });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: u64 = 1_800_000_000_000;
+
+    #[allow(clippy::disallowed_methods, reason = "an origin for simulated time")]
+    fn start() -> Now {
+        Now {
+            monotonic: Instant::now(),
+            wall: WALL,
+        }
+    }
+
+    fn after(now: Now, seconds: u64) -> Now {
+        Now {
+            monotonic: now.monotonic + Duration::from_secs(seconds),
+            wall: now.wall + seconds * 1000,
+        }
+    }
+
+    fn address(i: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, i], 5060))
+    }
+
+    /// A table of node `i` among three, and its clock.
+    fn table(i: u8) -> (Dialogs, HybridClock) {
+        let config = DialogsConfig {
+            lifetime: Duration::from_secs(60),
+            early_lifetime: Duration::from_secs(20),
+            dialogs_max: 3,
+        };
+        let mut dialogs = Dialogs::new(address(i), [7; 16], config);
+        dialogs.set_members((1..=3).map(address).collect());
+        (dialogs, HybridClock::new(node_number(address(i))))
+    }
+
+    fn key(h_id: u32) -> DialogKey {
+        DialogKey {
+            call_id: (*b"call").into(),
+            h_id,
+        }
+    }
+
+    fn leg(cseq: u32, contact: &[u8]) -> LegSeen {
+        LegSeen {
+            cseq,
+            contact: contact.into(),
+            route_set: Text::default(),
+        }
+    }
+
+    fn seen(h_id: u32, from: &[u8], to: &[u8], what: Observed) -> Observation {
+        Observation {
+            call_id: (*b"call").into(),
+            h_id: Some(h_id),
+            from_tag: from.into(),
+            to_tag: to.into(),
+            what,
+        }
+    }
+
+    fn invite(h_id: u32, tag: &[u8]) -> Observation {
+        let what = Observed::Invited {
+            from_uri: (*b"sip:a").into(),
+            to_uri: (*b"sip:b").into(),
+            request_uri: (*b"sip:b").into(),
+            caller: leg(1, b"sip:a@1"),
+        };
+        seen(h_id, tag, b"", what)
+    }
+
+    fn confirmed(now: Now, h_id: u32, (dialogs, clock): &mut (Dialogs, HybridClock)) {
+        let answered = Observed::Answered(leg(0, b"sip:b@1"));
+        for seen in [
+            invite(h_id, b"a"),
+            seen(h_id, b"a", b"b", answered),
+            seen(h_id, b"a", b"b", Observed::Acked),
+        ] {
+            assert!(dialogs.observe(now, clock, seen).is_some());
+        }
+    }
+
+    fn record(dialogs: &Dialogs, h_id: u32) -> &DialogRecord {
+        &dialogs.dialog(&key(h_id)).unwrap().record
+    }
+
+    #[test]
+    fn a_call_passes_through_its_states() {
+        let now = start();
+        let (mut dialogs, mut clock) = table(1);
+        let steps = [
+            (invite(7, b"a"), DialogState::Unconfirmed),
+            (
+                seen(7, b"a", b"b", Observed::Rang(leg(0, b"sip:b@1"))),
+                DialogState::Early,
+            ),
+            (
+                seen(7, b"a", b"c", Observed::Answered(leg(0, b"sip:b@2"))),
+                DialogState::Early,
+            ),
+            (
+                seen(7, b"a", b"b", Observed::Answered(leg(0, b"sip:b@2"))),
+                DialogState::Answered,
+            ),
+            (seen(7, b"a", b"b", Observed::Acked), DialogState::Confirmed),
+            (
+                seen(7, b"b", b"a", Observed::Refreshed(leg(5, b"sip:b@3"))),
+                DialogState::Confirmed,
+            ),
+            (
+                seen(7, b"a", b"b", Observed::Ended(Cause::Cancelled)),
+                DialogState::Confirmed,
+            ),
+            (
+                seen(7, b"b", b"a", Observed::Ended(Cause::Bye)),
+                DialogState::Ended,
+            ),
+        ];
+        for (step, state) in steps {
+            dialogs.observe(now, &mut clock, step);
+            assert_eq!(record(&dialogs, 7).state, state);
+        }
+        let record = record(&dialogs, 7);
+        assert_eq!(
+            (record.created, record.answered),
+            (WALL / 1000, WALL / 1000)
+        );
+        assert_eq!((&*record.callee.tag, record.callee.cseq), (&b"b"[..], 5));
+        assert_eq!(&*record.callee.contact, b"sip:b@3");
+        assert_eq!(record.end.map(|end| end.cause), Some(Cause::Bye));
+        assert_eq!((dialogs.len(), dialogs.ended()), (0, 1));
+        assert_eq!(dialogs.poll_timeout(), None);
+    }
+
+    #[test]
+    fn what_says_nothing_new_is_no_change() {
+        let now = start();
+        let mut own = table(1);
+        confirmed(now, 7, &mut own);
+        let (mut dialogs, mut clock) = own;
+        for repeat in [
+            invite(7, b"a"),
+            seen(7, b"a", b"b", Observed::Rang(leg(0, b"sip:b@1"))),
+            seen(7, b"a", b"b", Observed::Answered(leg(0, b"sip:b@1"))),
+            seen(7, b"a", b"b", Observed::Acked),
+            seen(7, b"a", b"b", Observed::Requested { cseq: 1 }),
+            seen(7, b"a", b"b", Observed::Refreshed(leg(1, b"sip:a@9"))),
+        ] {
+            let before = record(&dialogs, 7).clone();
+            assert_eq!(dialogs.observe(now, &mut clock, repeat), None);
+            assert_eq!(*record(&dialogs, 7), before);
+        }
+    }
+
+    #[test]
+    fn who_serves_a_request_takes_the_dialog_over() {
+        let now = start();
+        let mut first = table(1);
+        confirmed(now, 7, &mut first);
+        let (mut dialogs, mut clock) = table(2);
+        let told = record(&first.0, 7).clone();
+        dialogs.merge(now, key(7), told, Duration::from_secs(60));
+        let repeat = Observed::Answered(leg(0, b"sip:b@1"));
+        dialogs.observe(now, &mut clock, seen(7, b"a", b"b", repeat));
+        assert_eq!(record(&dialogs, 7).ownership.owner, address(1));
+        let request = Observed::Requested { cseq: 1 };
+        let changed = dialogs.observe(now, &mut clock, seen(7, b"a", b"b", request));
+        assert!(changed.is_some());
+        let ownership = record(&dialogs, 7).ownership;
+        assert_eq!((ownership.epoch, ownership.owner), (2, address(2)));
+        let back = record(&dialogs, 7).clone();
+        assert!(first.0.merge(now, key(7), back, Duration::ZERO).is_some());
+        assert_eq!(record(&first.0, 7).ownership, ownership);
+        let at = first.0.dialog(&key(7)).unwrap().at;
+        assert_eq!(
+            at,
+            now.monotonic + Duration::from_secs(60),
+            "lasts as before"
+        );
+    }
+
+    #[test]
+    fn an_owner_keeps_the_deadline_and_the_others_stand_in_by_rank() {
+        let now = start();
+        let mut own = table(1);
+        confirmed(now, 7, &mut own);
+        let told = record(&own.0, 7).clone();
+        let (mut dialogs, mut clock) = own;
+        assert_eq!(dialogs.handle_timeout(after(now, 59), &mut clock), None);
+        assert!(dialogs.handle_timeout(after(now, 60), &mut clock).is_some());
+        let ended = record(&dialogs, 7);
+        assert_eq!(ended.end.map(|end| end.cause), Some(Cause::Expired));
+        assert_eq!(ended.ownership.epoch, 1);
+
+        let mut fired = Vec::new();
+        for i in [2, 3] {
+            let (mut dialogs, mut clock) = table(i);
+            dialogs.merge(now, key(7), told.clone(), Duration::from_secs(60));
+            let mut second = 60;
+            while dialogs
+                .handle_timeout(after(now, second), &mut clock)
+                .is_none()
+            {
+                let due = dialogs.poll_timeout().unwrap();
+                assert!(
+                    due > after(now, second).monotonic,
+                    "it asks for a later call"
+                );
+                second += 1;
+            }
+            let ownership = record(&dialogs, 7).ownership;
+            assert_eq!((ownership.epoch, ownership.owner), (2, address(i)));
+            fired.push(second);
+        }
+        fired.sort_unstable();
+        assert_eq!(fired, [62, 64]);
+    }
+
+    #[test]
+    fn an_unanswered_dialog_of_a_dead_owner_ends_as_such() {
+        let now = start();
+        let (mut owner, mut clock) = table(1);
+        owner.observe(now, &mut clock, invite(7, b"a"));
+        let told = record(&owner, 7).clone();
+        assert!(owner.handle_timeout(after(now, 20), &mut clock).is_some());
+        let cause = |dialogs: &Dialogs| record(dialogs, 7).end.map(|end| end.cause);
+        assert_eq!(cause(&owner), Some(Cause::Failed));
+        let (mut other, mut clock) = table(2);
+        other.merge(now, key(7), told, Duration::from_secs(20));
+        // Its first deadline only tells it to wait for its turn.
+        other.handle_timeout(after(now, 20), &mut clock);
+        assert!(other.handle_timeout(after(now, 30), &mut clock).is_some());
+        assert_eq!(cause(&other), Some(Cause::OwnerLost));
+    }
+
+    #[test]
+    fn the_dead_are_remembered_until_they_are_forgotten() {
+        let now = start();
+        let mut own = table(1);
+        confirmed(now, 7, &mut own);
+        let living = record(&own.0, 7).clone();
+        let (mut dialogs, mut clock) = own;
+        dialogs.forget(&key(7));
+        assert_eq!(dialogs.len(), 1, "only the dead are");
+        dialogs.observe(
+            now,
+            &mut clock,
+            seen(7, b"a", b"b", Observed::Ended(Cause::Bye)),
+        );
+        let hour = Duration::from_secs(3600);
+        assert_eq!(dialogs.merge(now, key(7), living.clone(), hour), None);
+        assert_eq!(dialogs.observe(now, &mut clock, invite(7, b"a")), None);
+        dialogs.forget(&key(7));
+        assert_eq!((dialogs.len(), dialogs.ended()), (0, 0));
+        assert!(dialogs.merge(now, key(7), living, hour).is_some());
+    }
+
+    #[test]
+    fn messages_find_their_dialog_by_number_then_by_tags() {
+        let now = start();
+        let (mut dialogs, mut clock) = table(1);
+        for (h_id, tag) in [(7, b"a"), (8, b"x"), (9, b"a")] {
+            dialogs.observe(now, &mut clock, invite(h_id, tag));
+        }
+        let rang = Observed::Rang(leg(0, b"sip:b"));
+        dialogs.observe(now, &mut clock, seen(9, b"a", b"b", rang));
+        let find = |h_id, from: &[u8], to: &[u8]| {
+            let found = dialogs.find(b"call", h_id, from, to);
+            found.map(|(key, from_caller)| (key.h_id, from_caller))
+        };
+        assert_eq!(find(Some(7), b"a", b"b"), Some((7, true)));
+        assert_eq!(find(Some(9), b"b", b"a"), Some((9, false)));
+        assert_eq!(
+            find(Some(1), b"x", b""),
+            Some((8, true)),
+            "an unknown number"
+        );
+        assert_eq!(find(None, b"x", b"y"), Some((8, true)));
+        assert_eq!(find(Some(9), b"a", b"c"), Some((7, true)), "another callee");
+        assert_eq!(find(None, b"q", b"r"), None);
+        assert_eq!(dialogs.find(b"other", None, b"a", b"b"), None);
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_counts() {
+        let now = start();
+        let (mut dialogs, mut clock) = table(1);
+        for h_id in 1..=3 {
+            assert!(dialogs.has_room());
+            dialogs.observe(now, &mut clock, invite(h_id, b"a"));
+        }
+        assert!(!dialogs.has_room());
+        assert_eq!(dialogs.observe(now, &mut clock, invite(4, b"a")), None);
+        assert_eq!((dialogs.len(), dialogs.refused()), (3, 1));
+    }
+
+    #[test]
+    fn variables_are_set_deleted_and_not_of_the_dead() {
+        let now = start();
+        let mut own = table(1);
+        confirmed(now, 7, &mut own);
+        let (mut dialogs, mut clock) = own;
+        let mut set = |dialogs: &mut Dialogs, value: Option<&[u8]>| {
+            let value = value.map(Into::into);
+            dialogs
+                .set_variable(now, &mut clock, &key(7), b"v", value)
+                .is_some()
+        };
+        assert!(set(&mut dialogs, Some(b"1")));
+        let first = record(&dialogs, 7).variables[&b"v"[..]].clone();
+        assert!(set(&mut dialogs, None));
+        let second = &record(&dialogs, 7).variables[&b"v"[..]];
+        assert!(second.value.is_none() && second.stamp > first.stamp);
+        let bye = seen(7, b"a", b"b", Observed::Ended(Cause::Bye));
+        let mut other = HybridClock::new(9);
+        dialogs.observe(now, &mut other, bye);
+        assert!(!set(&mut dialogs, Some(b"2")));
+    }
+}
