@@ -423,6 +423,16 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn the_system_knows_localhost() {
+        let name = Name {
+            host: "localhost".into(),
+            port: None,
+        };
+        let answer = resolve(&Arc::new(System::new()), &name, 1).await.unwrap();
+        assert!(answer.addresses.contains(&([127, 0, 0, 1], 5060).into()));
+    }
+
     #[test]
     fn addresses_are_distinct_and_few() {
         let many = (0..=255).flat_map(|last| [at(last, 1), at(last, 1)]);
