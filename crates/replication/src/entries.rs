@@ -567,3 +567,194 @@ fn write_value(hasher: &mut impl Hasher, value: &Value) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: u64 = 1_800_000_000_000;
+
+    fn definition(replicate: bool) -> Definition {
+        Definition {
+            replicate,
+            autoexpire: Some(Duration::from_secs(60)),
+            ..Definition::new("t")
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "an origin for simulated time")]
+    fn start() -> (Now, Entries, HybridClock) {
+        let now = Now {
+            monotonic: Instant::now(),
+            wall: WALL,
+        };
+        let mut entries = Entries::new([7; 16]);
+        entries.define(definition(true)).unwrap();
+        (now, entries, HybridClock::new(1))
+    }
+
+    fn key(name: &'static str) -> EntryKey {
+        EntryKey {
+            table: "t".into(),
+            key: name.into(),
+        }
+    }
+
+    fn written(clock: u64, value: Option<i32>) -> EntryRecord {
+        EntryRecord {
+            value: value.map(Value::Int),
+            write: Write {
+                stamp: Stamp { clock, node: 2 },
+                mark: 0,
+            },
+            remaining: None,
+        }
+    }
+
+    fn held(now: Now, entries: &Entries, name: &'static str) -> Option<i32> {
+        match entries.record(now.monotonic, &key(name))?.value? {
+            Value::Int(number) => Some(number),
+            Value::Text(_) => None,
+        }
+    }
+
+    #[test]
+    fn of_two_writes_the_later_counts_in_either_order() {
+        let writes = [
+            written(1, Some(1)),
+            written(2, Some(2)),
+            written(2, Some(3)),
+            written(2, None),
+            written(3, None),
+            written(4, Some(4)),
+        ];
+        for one in &writes {
+            for other in &writes {
+                let mut ends = Vec::new();
+                for order in [[one, other], [other, one]] {
+                    let (now, mut entries, _) = start();
+                    for record in order {
+                        entries
+                            .merge(now.monotonic, &key("k"), record.clone())
+                            .unwrap();
+                    }
+                    ends.push(entries.record(now.monotonic, &key("k")));
+                }
+                assert_eq!(ends[0], ends[1], "{one:?} {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_deleted_key_comes_back_by_a_later_write_only() {
+        let (now, mut entries, mut clock) = start();
+        let value = |number| Value::Int(number);
+        entries
+            .set(now, &mut clock, &key("k"), value(1), None)
+            .unwrap();
+        let old = entries.record(now.monotonic, &key("k")).unwrap();
+        entries.delete(now, &mut clock, &key("k")).unwrap();
+        assert_eq!(entries.gone(), 1);
+        let hash = entries.gone_value_hash(&key("k"));
+        assert_eq!(hash, Some(entries.value_hash(&value(1))));
+        assert_eq!(entries.merge(now.monotonic, &key("k"), old), Ok(None));
+        assert_eq!(held(now, &entries, "k"), None);
+        entries
+            .set(now, &mut clock, &key("k"), value(2), None)
+            .unwrap();
+        assert_eq!((held(now, &entries, "k"), entries.gone()), (Some(2), 0));
+    }
+
+    #[test]
+    fn what_expired_does_not_come_back_from_a_slower_clock() {
+        let (now, mut entries, mut clock) = start();
+        entries
+            .set(now, &mut clock, &key("k"), Value::Int(1), None)
+            .unwrap();
+        let old = entries.record(now.monotonic, &key("k")).unwrap();
+        let later = now.monotonic + Duration::from_secs(60);
+        assert_eq!(entries.handle_timeout(later).len(), 1);
+        assert_eq!(entries.merge(later, &key("k"), old.clone()), Ok(None));
+        // And the slower one learns from the faster.
+        let gone = entries.record(later, &key("k")).unwrap();
+        assert_eq!((gone.value.clone(), gone.write), (None, old.write));
+        let (now, mut slower, _) = start();
+        slower.merge(now.monotonic, &key("k"), old).unwrap();
+        assert!(
+            slower
+                .merge(now.monotonic, &key("k"), gone)
+                .unwrap()
+                .is_some()
+        );
+        assert_eq!(held(now, &slower, "k"), None);
+    }
+
+    #[test]
+    fn keys_are_found_by_partition_alive_and_gone() {
+        let (now, mut entries, mut clock) = start();
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            entries
+                .set(now, &mut clock, &key(name), Value::Int(1), None)
+                .unwrap();
+        }
+        entries.delete(now, &mut clock, &key("b")).unwrap();
+        for name in names {
+            let partition = entries.partition(&key(name));
+            let mut alive = entries.partition_iter(partition);
+            let alive = alive.any(|(found, hash)| *found == key(name) && hash != 0);
+            let mut gone = entries.partition_gone(partition);
+            let gone = gone.any(|found| *found == key(name));
+            assert_eq!((alive, gone), (name != "b", name == "b"));
+        }
+        let all = |entries: &Entries| (0..=255).flat_map(|n| entries.partition_iter(n)).count();
+        assert_eq!(all(&entries), 3);
+        let changes = entries.define(definition(false)).unwrap();
+        assert_eq!((changes.len(), all(&entries)), (3, 0));
+        assert!(
+            changes
+                .iter()
+                .all(|changed| changed.hash_before != 0 && changed.hash == 0)
+        );
+        assert_eq!(entries.define(definition(true)).unwrap().len(), 3);
+        assert_eq!((entries.undefine(b"t").len(), all(&entries)), (3, 0));
+    }
+
+    #[test]
+    fn the_longest_gone_are_forgotten_first() {
+        let (now, mut entries, mut clock) = start();
+        let second = |n| Now {
+            monotonic: now.monotonic + Duration::from_secs(n),
+            ..now
+        };
+        for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+            entries
+                .delete(second(n as u64), &mut clock, &key(name))
+                .unwrap();
+        }
+        // Deleted again: younger than it was.
+        entries.delete(second(3), &mut clock, &key("a")).unwrap();
+        let before = second(2).monotonic;
+        assert_eq!(entries.forget(|since| since < before), 0);
+        let known = |name| entries.record(now.monotonic, &key(name)).is_some();
+        assert_eq!([known("a"), known("b"), known("c")], [true, false, true]);
+    }
+
+    #[test]
+    fn a_key_that_no_table_takes_is_not_remembered_either() {
+        let (now, mut entries, mut clock) = start();
+        let long = EntryKey {
+            table: "t".into(),
+            key: vec![b'k'; KEY_BYTES_MAX + 1].into(),
+        };
+        let refused = entries.delete(now, &mut clock, &long);
+        assert_eq!(refused, Err(EntryError::Write(WriteError::Key)));
+        let nowhere = EntryKey {
+            table: "u".into(),
+            ..key("k")
+        };
+        let refused = entries.delete(now, &mut clock, &nowhere);
+        assert_eq!(refused, Err(EntryError::NoTable));
+        assert_eq!(entries.gone(), 0);
+    }
+}

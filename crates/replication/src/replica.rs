@@ -548,3 +548,134 @@ impl Replica {
         *at = now.or(*at);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::{LegSeen, Observed};
+    use crate::record::Cause;
+
+    #[allow(clippy::disallowed_methods, reason = "an origin for simulated time")]
+    fn start() -> Now {
+        Now {
+            monotonic: Instant::now(),
+            wall: 1_800_000_000_000,
+        }
+    }
+
+    fn after(now: Now, seconds: u64) -> Now {
+        Now {
+            monotonic: now.monotonic + Duration::from_secs(seconds),
+            wall: now.wall + seconds * 1000,
+        }
+    }
+
+    fn address(i: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, i], 5060))
+    }
+
+    fn key() -> DialogKey {
+        DialogKey {
+            call_id: (*b"call").into(),
+            h_id: 7,
+        }
+    }
+
+    /// A replica with one dialog that has ended.
+    fn with_a_tombstone(now: Now) -> Replica {
+        let mut replica = Replica::new(address(1), [7; 16], DialogsConfig::default());
+        let invited = Observed::Invited {
+            from_uri: Text::default(),
+            to_uri: Text::default(),
+            request_uri: Text::default(),
+            caller: LegSeen::default(),
+        };
+        for what in [invited, Observed::Ended(Cause::Failed)] {
+            let seen = Observation {
+                call_id: (*b"call").into(),
+                h_id: Some(7),
+                from_tag: (*b"a").into(),
+                to_tag: Text::default(),
+                what,
+            };
+            replica.observe(now, seen);
+        }
+        assert!(replica.dialogs().dialog(&key()).is_some());
+        replica
+    }
+
+    fn is_remembered(replica: &mut Replica, now: Now) -> bool {
+        replica.handle_timeout(now);
+        replica.dialogs().dialog(&key()).is_some()
+    }
+
+    #[test]
+    fn alone_the_dead_are_remembered_for_their_least_time() {
+        let now = start();
+        let mut replica = with_a_tombstone(now);
+        assert!(is_remembered(&mut replica, after(now, 63)));
+        assert!(!is_remembered(&mut replica, after(now, 64)));
+        assert_eq!(replica.forgotten_early(), 0);
+    }
+
+    #[test]
+    fn the_dead_are_remembered_until_every_member_knows() {
+        let now = start();
+        let mut replica = with_a_tombstone(now);
+        replica.set_members(&[address(2), address(3)].into());
+        replica.compared_clean(address(2), after(now, 10).monotonic);
+        replica.compared_clean(address(3), now.monotonic);
+        assert!(
+            is_remembered(&mut replica, after(now, 100)),
+            "began before the end"
+        );
+        replica.compared_clean(address(3), after(now, 101).monotonic);
+        replica.compared_clean(address(3), now.monotonic);
+        assert!(!is_remembered(&mut replica, after(now, 102)));
+        assert_eq!(replica.forgotten_early(), 0);
+    }
+
+    #[test]
+    fn a_member_that_cannot_be_asked_is_waited_for_an_hour() {
+        let now = start();
+        let mut replica = with_a_tombstone(now);
+        replica.set_members(&[address(2)].into());
+        assert!(is_remembered(&mut replica, after(now, 3599)));
+        assert!(!is_remembered(&mut replica, after(now, 3600)));
+        assert_eq!(replica.forgotten_early(), 1);
+
+        let mut replica = with_a_tombstone(now);
+        replica.set_members(&[address(2)].into());
+        replica.set_members(&BTreeSet::new());
+        assert!(
+            !is_remembered(&mut replica, after(now, 64)),
+            "no member any more"
+        );
+    }
+
+    #[test]
+    fn every_change_is_told_once_with_its_origin() {
+        let now = start();
+        let mut replica = with_a_tombstone(now);
+        let changes: Vec<_> = std::iter::from_fn(|| replica.poll_change()).collect();
+        let before: Vec<_> = changes.iter().map(|change| change.before).collect();
+        assert_eq!(before, [None, Some(DialogState::Unconfirmed)]);
+        assert!(changes.iter().all(|change| change.origin == Origin::Local));
+
+        let told = Key::Dialog(key());
+        let record = replica.record(now.monotonic, &told).unwrap();
+        let mut other = Replica::new(address(2), [7; 16], DialogsConfig::default());
+        let origin = Origin::Tandem(address(1));
+        assert_eq!(other.merge(now, &told, record.clone(), origin), Ok(true));
+        assert_eq!(
+            other.poll_change().map(|change| change.origin),
+            Some(origin)
+        );
+        assert_eq!(other.merge(now, &told, record, origin), Ok(false));
+        assert_eq!(other.poll_change(), None);
+        let partition = other.partition(&told);
+        assert_eq!(other.changed_at(partition), Some(now.monotonic));
+        assert_eq!(other.dead(partition).collect::<Vec<_>>(), [told]);
+        assert_eq!(other.living(partition).count(), 0);
+    }
+}
