@@ -1,8 +1,9 @@
 //! `tandem`: the whole system in one file. `tandem run` is one of its services, `tandem demo` shows
-//! what it is for.
+//! what it is for, `tandem bus` what routers tell each other.
 
 #![allow(clippy::print_stdout)] // what a person asked to see
 
+mod bus;
 mod demo;
 
 use std::process::ExitCode;
@@ -15,12 +16,16 @@ const EXAMPLES: &str = "\
 Examples:
   tandem demo                                see calls survive the death of a router
   tandem run sbc --config sbc.toml --check   check a configuration and say where each value came from
-  tandem run router --config router.toml     run a router until SIGTERM";
+  tandem run router --config router.toml     run a router until SIGTERM
+  tandem bus nodes                           see who is on a router's bus";
 
 fn main() -> ExitCode {
     let mut command = command();
     let matches = command.get_matches_mut();
     let result = match matches.subcommand() {
+        Some(("bus", matches)) => bus::Options::from_arg_matches(matches)
+            .map_err(anyhow::Error::from)
+            .and_then(|options| bus::run(&options)),
         Some(("demo", matches)) => demo::Options::from_arg_matches(matches)
             .map_err(anyhow::Error::from)
             .and_then(|options| demo::run(&options)),
@@ -53,6 +58,10 @@ fn command() -> Command {
     let demo = demo::Options::augment_args(Command::new("demo"))
         .about("Places calls, kills the router under them, and shows that none is lost")
         .long_about(None::<&str>);
+    let bus = bus::Options::augment_args(Command::new("bus"))
+        .about("Shows what a router knows of its cell and hears on its bus")
+        .arg_required_else_help(true)
+        .after_help(bus::EXAMPLES);
     Command::new("tandem")
         .about("A SIP routing fabric that does not lose calls")
         .version(env!("CARGO_PKG_VERSION"))
@@ -60,6 +69,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(demo)
+        .subcommand(bus)
         .subcommand(run)
 }
 

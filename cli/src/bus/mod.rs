@@ -1,0 +1,161 @@
+//! `tandem bus`: what a router knows of its cell and hears on its bus, over its gRPC face.
+
+mod dialogs;
+mod lines;
+mod nodes;
+mod table;
+mod watch;
+
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::{Args, Subcommand, ValueEnum};
+use control::router::v1::VerifyReplicaRequest;
+use control::router::v1::replication_service_client::ReplicationServiceClient;
+use prost::{Message, Name};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+/// How long a router may take to accept a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  tandem bus nodes                              who is on the bus, and since when
+  tandem bus watch --channel dialog             what is said of dialogs, as it is said
+  tandem bus watch --call-id 1-2@10.0.0.1       what Kamailio nodes say of one call
+  tandem bus dialogs --call-id 1-2@10.0.0.1     one call as this router knows it
+  tandem bus dialogs -o json | jq .owner        every dialog, for programs
+  tandem bus table bans                         what is in a table
+  tandem bus table bans set 10.0.0.9 1 --number --ttl 60
+  tandem bus verify                             whether the replica is what its digests say
+  tandem bus nodes --address 192.0.2.31:7401    the same of another router";
+
+/// Shows what a router knows of its cell
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Command,
+    /// The router's grpc.listen
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:7401"
+    )]
+    address: String,
+    /// How it is printed; json is one object a line
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Lists the nodes of the bus
+    Nodes,
+    /// Prints what is said on the bus until Ctrl-C
+    Watch(watch::Options),
+    /// Lists the dialogs of the cell
+    Dialogs(dialogs::Options),
+    /// Shows a table, or reads and writes one key of it
+    Table(table::Options),
+    /// Recomputes the digests from the records and fails if one is wrong
+    Verify,
+}
+
+/// How something is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Columns for people.
+    Table,
+    /// proto3 JSON, one object a line.
+    Json,
+}
+
+/// Runs a command; tells whether what it looked at is well.
+pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(ask(options));
+    // Whoever reads has seen enough, as `head` does.
+    let is_enough = |error: &anyhow::Error| {
+        let cause = error.downcast_ref::<io::Error>();
+        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+    };
+    done.or_else(|error| match is_enough(&error) {
+        true => Ok(true),
+        false => Err(error),
+    })
+}
+
+async fn ask(options: &Options) -> anyhow::Result<bool> {
+    let Options {
+        command,
+        address,
+        output,
+    } = options;
+    let router = connect(address).await?;
+    match command {
+        Command::Nodes => nodes::show(router, *output).await?,
+        Command::Watch(options) => return watch::show(router, options, *output).await,
+        Command::Dialogs(options) => dialogs::show(router, options, *output).await?,
+        Command::Table(options) => table::run(router, options, *output).await?,
+        Command::Verify => return verify(router, *output).await,
+    }
+    Ok(true)
+}
+
+async fn connect(address: &str) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .with_context(|| format!("--address {address}: is no HOST:PORT"))?;
+    let connected = endpoint.connect_timeout(CONNECT_MAX).connect().await;
+    connected.with_context(|| {
+        format!(
+            "no router answers at {address}: start it, or name the grpc.listen of another with \
+             --address"
+        )
+    })
+}
+
+async fn verify(router: Channel, output: Output) -> anyhow::Result<bool> {
+    let mut client = ReplicationServiceClient::new(router);
+    let answer = client.verify_replica(VerifyReplicaRequest {}).await;
+    let answer = answer.map_err(refusal)?.into_inner();
+    let wrong = &answer.wrong_partitions;
+    match output {
+        Output::Json => print_json(&answer)?,
+        Output::Table if wrong.is_empty() => {
+            lines::say(format_args!(
+                "{} records, all digests are right",
+                answer.records
+            ))?;
+        }
+        Output::Table => lines::say(format_args!(
+            "{} records; the digests of partitions {wrong:?} are wrong: memory was damaged. The router \
+             rights them within 64 s; if it happens again, replace the machine",
+            answer.records
+        ))?,
+    }
+    Ok(wrong.is_empty())
+}
+
+/// Returns what a router said no with, and what to do where it does not say so itself.
+fn refusal(status: Status) -> anyhow::Error {
+    let (code, message) = (status.code(), status.message());
+    if code == Code::Unimplemented {
+        return anyhow!(
+            "that is no router with a bus: --address takes the grpc.listen of a router, port 7401 \
+             unless it was set"
+        );
+    }
+    match message {
+        "" => anyhow!("the router said no: {code}"),
+        message => anyhow!("{message}"),
+    }
+}
+
+fn print_json<M: Message + Name>(message: &M) -> io::Result<()> {
+    lines::say(control::json::encode(message))
+}
