@@ -13,14 +13,16 @@ use crate::via::Via;
 struct Edit {
     range: Range<usize>,
     text: Range<usize>,
+    /// Stands before what else is inserted there.
+    foremost: bool,
 }
 
 /// Edits of one message. Reused from message to message: keeps its buffers, so that it stops
 /// allocating after the first few.
 ///
 /// Ranges count from the start of the message as it is, whatever edits were added before. Inserts at
-/// one offset keep the order of the calls and stand before what replaces the bytes from there on. Edits
-/// that overlap are a mistake of the caller's.
+/// one offset keep the order of the calls, the foremost excepted, and stand before what replaces the
+/// bytes from there on. Edits that overlap are a mistake of the caller's.
 #[derive(Clone, Debug, Default)]
 pub struct Splice {
     edits: Vec<Edit>,
@@ -64,6 +66,14 @@ impl Splice {
         self.replace_with(at..at, write);
     }
 
+    /// Inserts what `write` appends, before everything else that is inserted there.
+    pub fn insert_foremost_with(&mut self, at: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        self.insert_with(at, write);
+        if let Some(edit) = self.edits.last_mut() {
+            edit.foremost = true;
+        }
+    }
+
     /// Replaces a range by what `write` appends to the buffer it is given.
     pub fn replace_with(&mut self, range: Range<usize>, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.text.len();
@@ -72,6 +82,7 @@ impl Splice {
         self.edits.push(Edit {
             range,
             text: start..self.text.len(),
+            foremost: false,
         });
     }
 
@@ -142,7 +153,8 @@ impl Splice {
     pub(crate) fn apply_to(&mut self, message: &[u8], part: Range<usize>, out: &mut Vec<u8>) {
         // The arena grows with every call, so its offsets tell the order of inserts at one place.
         self.edits.sort_unstable_by_key(|edit| {
-            (edit.range.start, !edit.range.is_empty(), edit.text.start)
+            let (insert, at) = (edit.range.is_empty(), edit.range.start);
+            (at, !edit.foremost, !insert, edit.text.start)
         });
         out.reserve(part.len() + self.text.len());
         let mut at = part.start;

@@ -49,6 +49,20 @@ fn inserts_at_one_place_keep_their_order_and_stand_before_a_replacement() {
 }
 
 #[test]
+fn what_is_foremost_stands_before_what_was_inserted_there_before() {
+    let out = edited(|splice, message| {
+        let start = message.headers_start();
+        splice.replace(start..start + 5, b"X");
+        splice.insert(start, b"A: 1\r\n");
+        splice.insert_foremost_with(start, |out| out.extend_from_slice(b"B: 2\r\n"));
+        splice.insert(start, b"C: 3\r\n");
+    });
+    let lines: Vec<_> = out.lines().skip(1).take(4).collect();
+    let route = "X: <sip:one.example.org;lr>, <sip:two.example.org;lr>";
+    assert_eq!(lines, ["B: 2", "A: 1", "C: 3", route]);
+}
+
+#[test]
 fn leading_elements_go_across_commas_and_lines() {
     let routes = |n| {
         let out = edited(|splice, message| splice.remove_leading(message, HeaderName::Route, n));

@@ -58,6 +58,14 @@ impl Bench {
 
     /// Opens a context for a request and sends it to the callee.
     fn forward(&mut self, text: &str) -> (ContextId, BranchId) {
+        self.forward_edited(text, |_, _| ())
+    }
+
+    fn forward_edited(
+        &mut self,
+        text: &str,
+        edit: impl FnOnce(&mut Splice, &Message<'_>),
+    ) -> (ContextId, BranchId) {
         let Offered::New(key) = self.offer(text) else {
             panic!("not new")
         };
@@ -73,6 +81,7 @@ impl Bench {
             destination: self.callee,
         };
         let mut edits = Splice::new();
+        edit(&mut edits, &message);
         let branch = self
             .proxy
             .forward(
@@ -168,6 +177,31 @@ fn an_invite_is_answered_with_100_and_leaves_with_our_via_and_one_hop_less() {
         .1
         .replace("Max-Forwards: 70", "Max-Forwards: 69");
     assert_eq!(rest, expected, "everything else leaves as it came");
+}
+
+#[test]
+fn our_via_stands_first_whatever_is_put_before_the_first_line() {
+    let mut bench = Bench::new();
+    let own_route = "Record-Route: <sip:127.0.0.1;lr>\r\n";
+    // As Kamailio sends its requests.
+    let invite = bench.request("INVITE", "1").replacen(
+        "Via:",
+        "Record-Route: <sip:127.0.0.9;lr>\r\nVia:",
+        1,
+    );
+    let (_, branch) = bench.forward_edited(&invite, |edits, message| {
+        edits.insert(message.headers_start(), own_route.as_bytes());
+    });
+    let forwarded = bench.sent().pop().unwrap().1;
+    let via = format!("Via: SIP/2.0/UDP {};branch=z9hG4bK", bench.own);
+    let lines: Vec<_> = forwarded.lines().collect();
+    assert!(lines[1].starts_with(&via), "{forwarded}");
+    assert_eq!(lines[2], own_route.trim_end(), "{forwarded}");
+    assert!(lines[3].contains("127.0.0.9"), "{forwarded}");
+    let Answer::Delivered(delivered) = bench.answer(&forwarded, 180) else {
+        panic!("its own branch is not known:\n{forwarded}");
+    };
+    assert_eq!(delivered.branch, branch);
 }
 
 #[test]

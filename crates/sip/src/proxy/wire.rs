@@ -165,7 +165,8 @@ pub(super) fn add_via(
     via: &[u8],
     branch: &[u8],
 ) {
-    edits.insert_with(message.headers_start(), |out| {
+    // The first line may be one that another has been put before, such as a Record-Route.
+    edits.insert_foremost_with(message.headers_start(), |out| {
         write_via(out, via, branch);
     });
     if let Some(via) = message.top_via() {
