@@ -29,6 +29,9 @@ pub struct Member {
     pub priority: i32,
     /// The cell of a router; empty for everybody else.
     pub cell: Arc<str>,
+    /// Whether it inherits dialogs only where nobody else can: a Kamailio router cannot take over a
+    /// call that is not acknowledged yet.
+    pub last_heir: bool,
 }
 
 /// A set of destinations and the way it chooses among them.

@@ -238,7 +238,8 @@ impl SetView {
     /// of another cell when that one has nobody left.
     ///
     /// Computed from those that live now, so it is as good for the n-th death as for the first. One
-    /// that takes new calls is preferred to one that drains; `excluded` are never chosen.
+    /// that takes new calls is preferred to one that drains, and anybody to [`Member::last_heir`];
+    /// `excluded` are never chosen.
     #[must_use]
     pub fn heir(
         &self,
@@ -252,7 +253,13 @@ impl SetView {
             .filter(|(_, entry)| entry.is_alive() && !excluded.contains(&entry.member.address))
             .max_by_key(|(_, entry)| {
                 let at_home = *entry.member.cell == *cell;
-                (at_home, entry.accepting_new, self.score(call_id, entry))
+                let first = !entry.member.last_heir;
+                (
+                    at_home,
+                    first,
+                    entry.accepting_new,
+                    self.score(call_id, entry),
+                )
             })
             .map(|(index, _)| index)
     }

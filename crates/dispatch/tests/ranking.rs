@@ -19,6 +19,7 @@ fn member(i: usize, weight: u32, cell: &str) -> Member {
         weight,
         priority: 0,
         cell: cell.into(),
+        last_heir: false,
     }
 }
 
@@ -171,6 +172,30 @@ fn a_cell_is_chosen_first_and_left_last() {
         first.iter().all(|calls| (850..1150).contains(calls)),
         "{first:?}"
     );
+}
+
+#[test]
+fn a_last_heir_inherits_at_home_when_nobody_else_of_its_cell_lives() {
+    let members: Vec<_> = (0..4)
+        .map(|i| Member {
+            last_heir: i < 2,
+            ..member(i, 1, if i < 3 { "a" } else { "b" })
+        })
+        .collect();
+    let view = view_of(Algorithm::CallIdHash, &members, &[]);
+    let set = view.set("1").unwrap();
+    for call in 0..100 {
+        let call_id = format!("call-{call}");
+        let heir = |excluded: &[usize]| {
+            let excluded = excluded.iter().map(|i| member(*i, 1, "a").address);
+            let excluded: Vec<_> = excluded.collect();
+            let heir = set.heir(call_id.as_bytes(), "a", &excluded).unwrap();
+            set.member(heir).id.to_string()
+        };
+        assert_eq!(heir(&[]), "r2");
+        assert!(["r0", "r1"].contains(&heir(&[2]).as_str()));
+        assert_eq!(heir(&[0, 1, 2]), "r3");
+    }
 }
 
 #[test]

@@ -317,6 +317,7 @@ impl Node {
                     weight,
                     priority,
                     cell: "".into(),
+                    last_heir: false,
                 });
             }
             sets.push(DestinationSet {

@@ -159,6 +159,8 @@ impl Node {
                 weight: destination.weight,
                 priority: destination.priority,
                 cell,
+                last_heir: member
+                    .is_some_and(|member| member.kind == registry::MemberKind::StockRouter),
             });
         }
         if let Some(set) = config.set(FIRST_SET) {
