@@ -96,6 +96,11 @@ impl Agents {
         }
     }
 
+    /// Tells how many calls have been placed.
+    pub(crate) fn placed(&self) -> u64 {
+        lock(&self.ends).carrier.report().placed
+    }
+
     pub(crate) fn caller(&self, call: &CallId) -> CallRecord {
         lock(&self.ends).carrier.record(call).unwrap().clone()
     }
@@ -128,13 +133,18 @@ impl Agents {
         }
     }
 
-    /// Waits for the last call, asserts that each was completed for both ends and nothing arrived
-    /// twice, and returns the slowest request.
-    pub(crate) fn assert_all_completed(&self, patience: Duration) -> Duration {
+    /// Waits for the last call, however it ends.
+    pub(crate) fn wait_until_all_ended(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         while lock(&self.ends).carrier.open_calls() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits for the last call, asserts that each was completed for both ends and nothing arrived
+    /// twice, and returns the slowest request.
+    pub(crate) fn assert_all_completed(&self, patience: Duration) -> Duration {
+        self.wait_until_all_ended(patience);
         let ends = lock(&self.ends);
         let failed: Vec<_> = ends
             .carrier

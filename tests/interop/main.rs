@@ -8,9 +8,11 @@
 
 mod agents;
 mod black_hole;
+mod bus;
 mod control_plane;
 mod deaths;
 mod demo;
+mod kamailio;
 mod load;
 mod namespaces;
 mod processes;

@@ -64,6 +64,8 @@ impl Places {
                 ("sbc", place(20)),
                 ("router-1", place(31)),
                 ("router-2", place(32)),
+                ("kamailio-1", place(33)),
+                ("kamailio-2", place(34)),
                 ("ipbx", place(40)),
             ]));
             let free = |place: &Place| UdpSocket::bind((place.ip, 5060)).is_ok();
@@ -331,6 +333,11 @@ impl System {
                 answer.unwrap_or_else(|_| panic!("{name} does not answer"))
             })
         })
+    }
+
+    /// Tells whether a node was started and neither killed nor seen to end.
+    pub(crate) fn runs(&self, name: &str) -> bool {
+        self.running.contains_key(name)
     }
 
     pub(crate) fn pid(&self, name: &str) -> Pid {

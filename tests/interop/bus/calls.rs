@@ -1,0 +1,132 @@
+//! Calls over routers of both kinds, one of each kind killed under them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use control::sbc::v1::{TapDirection, TapMessage, TapRequest};
+use user_agent::CallPlan;
+
+use super::{Bus, NODES, SECOND};
+use crate::agents::{Agents, plan};
+use crate::quiet::{alone, say};
+use crate::system::{PATIENCE, Places, ROUTERS, System};
+use crate::tap::tap;
+
+/// How many calls are placed, and how many of them a second.
+const CALLS: u32 = 500;
+const RATE: u32 = 40;
+
+/// Who is killed how long after the first call.
+const KILLS: [(Duration, &str); 2] = [
+    (Duration::from_secs(3), "kamailio-1"),
+    (Duration::from_secs(8), "router-1"),
+];
+
+/// How long it stays dead. A Tandem may be back at once; that a Kamailio was gone cannot be seen
+/// afterwards, so what it had in hand is lost with it unless its death was.
+const DEAD_FOR: Duration = Duration::from_secs(2);
+
+#[test]
+fn no_call_is_lost_when_one_router_of_each_kind_is_killed() {
+    let Some(_permit) = alone(&["kamailio"]) else {
+        return;
+    };
+    let mut bus = Bus::ready(&NODES);
+    let agents = Agents::start(&bus.system);
+    let places = bus.system.places.clone();
+    let done = AtomicBool::new(false);
+    let (seen, killed) = thread::scope(|scope| {
+        let seen = scope.spawn(|| set_ups(&places, &done));
+        // A tap shows what comes after it has begun.
+        thread::sleep(SECOND / 2);
+        let start = Instant::now();
+        let placed = scope.spawn(|| agents.place_all(CALLS, RATE, mixed));
+        let killed = KILLS.map(|(after, name)| {
+            thread::sleep(after.saturating_sub(start.elapsed()));
+            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            bus.kill(name);
+            thread::sleep(DEAD_FOR);
+            bus.start(name);
+            (name, at.as_nanos() as u64)
+        });
+        placed.join().unwrap();
+        agents.wait_until_all_ended(2 * PATIENCE);
+        // It looks up at the next message.
+        done.store(true, Ordering::Relaxed);
+        agents.place(plan(Duration::ZERO, Duration::ZERO));
+        (seen.join().unwrap(), killed)
+    });
+    let slowest = agents.assert_all_completed(PATIENCE);
+    say(&format!("slowest request {slowest:?}"));
+    for (name, at) in killed {
+        let ringing = heirs_of_ringing(&places, &seen, name, at);
+        assert!(!ringing.is_empty(), "nothing rang when {name} was killed");
+        let to = |kind: &[&str]| ringing.values().filter(|heir| kind.contains(heir)).count();
+        let (all, tandem) = (ringing.len(), to(&ROUTERS));
+        say(&format!(
+            "{all} rang at {name}, the ACKs of {tandem} went over a Tandem heir"
+        ));
+        assert_eq!(tandem, all, "{ringing:?}");
+    }
+    // Whoever has not noticed that a Kamailio is a new one tells it of dialogs that died with the old.
+    bus.assert_no_complaints_but("] not found");
+}
+
+/// Rings for up to two seconds; either side hangs up.
+fn mixed(number: u32) -> CallPlan {
+    let mut plan = plan(SECOND * (number % 5) / 2, 4 * SECOND);
+    if number % 2 == 1 {
+        let callee = plan.callee.as_mut().unwrap();
+        callee.hang_up_after = Some(3 * SECOND);
+    }
+    plan
+}
+
+/// Reads from the SBC's tap how calls are set up, until all is done.
+fn set_ups(places: &Places, done: &AtomicBool) -> Vec<TapMessage> {
+    let methods = ["INVITE", "ACK"].map(str::to_owned).to_vec();
+    let request = TapRequest {
+        methods,
+        ..TapRequest::default()
+    };
+    // Knows where the nodes are, and runs none.
+    let system = System::at(places.clone());
+    tap(&system, request, |_| done.load(Ordering::Relaxed))
+}
+
+/// Returns, for each call that rang at a router when it was killed, over whom its ACK went.
+fn heirs_of_ringing<'a>(
+    places: &Places,
+    seen: &'a [TapMessage],
+    dead: &str,
+    killed: u64,
+) -> BTreeMap<&'a [u8], &'static str> {
+    let out = |message: &&TapMessage| message.direction() == TapDirection::Out;
+    let to =
+        |message: &TapMessage, name: &str| message.remote_address == places.sip(name).to_string();
+    let mut ringing = BTreeSet::new();
+    let before = seen.iter().filter(|message| message.at_nanos < killed);
+    for message in before.filter(out) {
+        if message.raw.starts_with(b"INVITE ") && to(message, dead) {
+            ringing.insert(&*message.call_id);
+        } else if message.raw.starts_with(b"SIP/2.0 2") && to(message, "carrier") {
+            ringing.remove(&*message.call_id);
+        }
+    }
+    let after = || seen.iter().filter(|message| message.at_nanos >= killed);
+    for message in after().filter(out) {
+        // Nobody had heard of it yet: it began anew at another router.
+        if message.raw.starts_with(b"INVITE ") && !to(message, "ipbx") {
+            ringing.remove(&*message.call_id);
+        }
+    }
+    let heir = |message: &TapMessage| NODES.into_iter().find(|name| to(message, name));
+    after()
+        .filter(out)
+        .filter(|message| message.raw.starts_with(b"ACK "))
+        .filter(|message| ringing.contains(&*message.call_id))
+        .filter_map(|message| Some((&*message.call_id, heir(message)?)))
+        .collect()
+}
