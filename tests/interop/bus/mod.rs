@@ -25,7 +25,7 @@ use tonic::Code;
 
 use crate::kamailio::{DMQ_PORT, Kamailio, dmq};
 use crate::quiet::say;
-use crate::system::{Places, System};
+use crate::system::{Places, System, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -56,6 +56,12 @@ impl Bus {
         }
         bus.system.wait_until_up(nodes);
         bus.wait_until_agreed(nodes, 20 * SECOND);
+        eventually("all take new calls", || {
+            bus.system
+                .destinations()
+                .iter()
+                .all(|status| !status.draining || !nodes.contains(&status.id.as_str()))
+        });
         bus
     }
 
