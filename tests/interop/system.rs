@@ -265,7 +265,8 @@ impl System {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let is_up = |status: &DestinationStatus| {
-                status.state() == DestinationHealth::Active && status.reason == "answering"
+                let is_active = status.state() == DestinationHealth::Active;
+                is_active && status.reason == "answering" && !status.draining
             };
             let all = self.destinations();
             if routers.iter().all(|router| {

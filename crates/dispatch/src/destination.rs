@@ -97,6 +97,8 @@ pub struct Status {
     pub probing: bool,
     /// Whether it takes no new calls, by an operator's will or its own (503 to an OPTIONS).
     pub draining: bool,
+    /// Whether it is itself that declines: it answered OPTIONS with 503, and no operator wants it so.
+    pub unready: bool,
     /// Whether new calls may go to it.
     pub accepting_new: bool,
     /// When the last datagram came from it.
@@ -452,6 +454,7 @@ impl Destination {
             since: self.since,
             probing: self.config.probing,
             draining: self.unready || self.administrative() == Administrative::Draining,
+            unready: self.unready && self.administrative() == Administrative::Active,
             accepting_new: self.accepting_new(),
             last_sign_of_life: self.last_sign_of_life,
             smoothed_rtt: self.smoothed_rtt,

@@ -50,12 +50,15 @@ struct Entry {
     accepting_new: bool,
     /// Neither an operator nor the destination itself has declined new calls.
     willing: bool,
+    /// It lives and declines by itself: it may not know yet what its cell knows.
+    unready: bool,
     /// Position of the cell in `SetView::cells`.
     cell: usize,
 }
 
 impl Entry {
     fn new(member: &Member, cell: usize, status: Option<Status>) -> Self {
+        let unready = status.as_ref().is_some_and(|status| status.unready);
         let (state, accepting_new, draining) = status.map_or((State::Active, true, false), |s| {
             (s.state, s.accepting_new, s.draining)
         });
@@ -65,6 +68,7 @@ impl Entry {
             state,
             accepting_new,
             willing,
+            unready,
             cell,
         }
     }
@@ -220,12 +224,16 @@ impl SetView {
 
     /// Returns where to try a new request, best first; empty when nobody may be tried.
     ///
-    /// Those that take new calls, in the order of the algorithm; in a panic the silent ones come
-    /// after them. Draining and disabled destinations are never in it. `turn` is the caller's
+    /// Those that take new calls, in the order of the algorithm; without any, those that decline by
+    /// themselves, since a router that is not ready serves what comes all the same. In a panic the
+    /// silent ones come after them. Whom an operator drains or disables is never in it. `turn` is the caller's
     /// counter of requests, read by [`Algorithm::RoundRobin`] only.
     #[must_use]
     pub fn rank(&self, call_id: &[u8], turn: usize) -> Ranking {
         let mut ranking = self.in_order(call_id, turn, |entry| entry.accepting_new);
+        if ranking.is_empty() {
+            ranking = self.in_order(call_id, turn, |entry| entry.unready && entry.is_alive());
+        }
         if self.panic {
             let silent = |entry: &Entry| entry.willing && entry.state == State::Inactive;
             ranking.extend(self.in_order(call_id, turn, silent));

@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use dispatch::{
-    Administrative, ConfigureError, DESTINATIONS_MAX, DestinationConfig, Health, HealthConfig,
-    HealthEvent, ProbeSeq, Reason, State, Status,
+    Administrative, Algorithm, ClusterKey, ConfigureError, DESTINATIONS_MAX, DestinationConfig,
+    DestinationSet, Health, HealthConfig, HealthEvent, Member, ProbeSeq, Reason, Sets, State,
+    Status,
 };
 
 const R1: &str = "r1";
@@ -400,6 +401,24 @@ fn a_503_to_options_is_life_without_new_calls() {
     let status = world.status();
     assert_eq!(status.state, State::Active);
     assert!(status.is_alive() && status.draining && !status.accepting_new);
+    assert!(status.unready);
+    // Where there is nobody else it is tried all the same: it may have started a moment ago.
+    let member = Member {
+        id: status.id.clone(),
+        address: status.address,
+        weight: 1,
+        priority: 0,
+        cell: "".into(),
+        last_heir: false,
+    };
+    let set = DestinationSet {
+        id: "1".into(),
+        algorithm: Algorithm::CallIdHash,
+        members: vec![member],
+    };
+    let sets = Sets::new(ClusterKey::new([0; 16]), vec![set]).unwrap();
+    let view = sets.view(&world.health);
+    assert_eq!(view.set("1").unwrap().rank(b"call", 0).len(), 1);
     assert!(world.events.iter().any(|(_, event)| matches!(
         event,
         HealthEvent::StateChanged {
