@@ -12,19 +12,18 @@ use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     TableDefinition,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::history::{History, Watch};
 use crate::{
-    COMMIT_WRITES_MAX, Commit, CommitError, Entry, KEY_BYTES_MAX, KEYS_MAX, Listing, OpenError,
-    RefreshError, Store, StoreError, VALUE_BYTES_MAX, Write,
+    COMMIT_WRITES_MAX, Commit, CommitError, Entry, GENERATION, Health, KEYS_MAX, Listing, OWN_KEYS,
+    OpenError, Point, RefreshError, SCHEMA, SCHEMA_KEY, Store, StoreError, Write, check_limits,
+    prefix_of,
 };
 
 /// Full key to: generation that wrote it, lease in milliseconds (0 for none), value.
 const TABLE: TableDefinition<'_, &str, (u64, u64, &[u8])> = TableDefinition::new("tandem");
-/// The schema this version writes and reads.
-const SCHEMA: u64 = 1;
 /// Wait before an expiry that failed is tried again.
 const EXPIRY_RETRY: Duration = Duration::from_secs(1);
 
@@ -41,6 +40,7 @@ struct Inner {
     leases: Mutex<BTreeMap<String, Lease>>,
     leases_changed: Notify,
     history: Arc<History>,
+    health: watch::Sender<Health>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ impl Embedded {
     ///
     /// Names the path and the remedy; [`OpenError::Held`] when another process has it open.
     pub async fn open(path: &Path, cluster: &str) -> Result<Self, OpenError> {
-        let (path, prefix) = (path.to_owned(), format!("/tandem/v1/{cluster}/"));
+        let (path, prefix) = (path.to_owned(), prefix_of(cluster));
         let inner = tokio::task::spawn_blocking(move || Inner::open(path, prefix));
         let inner = Arc::new(inner.await.expect("opening a store does not panic")?);
         tokio::spawn(expire(Arc::downgrade(&inner)));
@@ -87,25 +87,48 @@ impl Embedded {
 impl Store for Embedded {
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         let prefix = prefix.to_owned();
-        self.blocking(move |inner| inner.list(&prefix))
+        let listed = self
+            .blocking(move |inner| inner.list(&prefix))
             .await?
-            .map_err(database)
+            .map_err(database);
+        self.0.note_health(listed.as_ref().err());
+        listed
     }
 
-    async fn commit(&self, generation: u64, writes: Vec<Write>) -> Result<u64, CommitError> {
-        self.blocking(move |inner| inner.commit(Some(generation), writes))
-            .await?
+    async fn commit(&self, at: Point, writes: Vec<Write>) -> Result<Point, CommitError> {
+        let committed = self
+            .blocking(move |inner| inner.commit(Some(at), writes))
+            .await?;
+        match &committed {
+            Err(CommitError::Store(error)) => self.0.note_health(Some(error)),
+            Ok(_) | Err(CommitError::Conflict { .. } | CommitError::TooLarge { .. }) => {
+                self.0.note_health(None);
+            }
+        }
+        committed
     }
 
     async fn refresh(&self, key: &str) -> Result<(), RefreshError> {
         let mut leases = self.0.leases();
-        let lease = leases.get_mut(key).ok_or(RefreshError)?;
+        let lease = leases.get_mut(key).ok_or(RefreshError::NoLease)?;
         lease.ends = Instant::now() + lease.length;
         Ok(())
     }
 
-    fn watch(&self, prefix: &str, generation: u64) -> Watch {
-        self.0.history.watch(prefix, generation)
+    fn watch(&self, prefix: &str, after: Point) -> Watch {
+        self.0.history.watch(prefix, after)
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.0.health.subscribe()
+    }
+}
+
+/// Only this process writes: a generation says it all.
+fn point(generation: u64) -> Point {
+    Point {
+        generation,
+        mark: 0,
     }
 }
 
@@ -146,7 +169,8 @@ impl Inner {
             writer: Mutex::default(),
             leases: Mutex::new(leases),
             leases_changed: Notify::new(),
-            history: Arc::new(History::starting_at(generation)),
+            history: Arc::new(History::starting_at(point(generation))),
+            health: watch::Sender::new(Health::Up),
         })
     }
 
@@ -165,39 +189,51 @@ impl Inner {
                 entries.push(Entry {
                     key: key.to_owned(),
                     value: value.to_owned(),
-                    generation,
+                    version: generation,
                 });
             }
         }
         Ok(Listing {
-            generation: number_at(&table, &self.prefix, GENERATION)?,
+            at: point(number_at(&table, &self.prefix, GENERATION)?),
             entries,
         })
     }
 
-    /// Commits at `expected`, or at whatever generation the store has when it is `None`.
-    fn commit(&self, expected: Option<u64>, writes: Vec<Write>) -> Result<u64, CommitError> {
+    fn note_health(&self, error: Option<&StoreError>) {
+        let health = match error {
+            None => Health::Up,
+            Some(error) => Health::Down(error.to_string()),
+        };
+        self.health.send_if_modified(|current| {
+            let changed = *current != health;
+            *current = health;
+            changed
+        });
+    }
+
+    /// Commits at `expected`, or at whatever point the store has when it is `None`.
+    fn commit(&self, expected: Option<Point>, writes: Vec<Write>) -> Result<Point, CommitError> {
         check_limits(&writes)?;
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let commit = self.write(expected, &writes)?;
         self.note_leases(&writes);
-        let generation = commit.generation;
+        let at = commit.at;
         self.history.push(commit);
-        Ok(generation)
+        Ok(at)
     }
 
-    fn write(&self, expected: Option<u64>, writes: &[Write]) -> Result<Commit, CommitError> {
+    fn write(&self, expected: Option<Point>, writes: &[Write]) -> Result<Commit, CommitError> {
         fn failed(error: impl Into<redb::Error>) -> CommitError {
             CommitError::Store(database(error.into()))
         }
         // Dropping a transaction that was not committed undoes it.
         let transaction = self.database.begin_write().map_err(failed)?;
         let mut table = transaction.open_table(TABLE).map_err(failed)?;
-        let current = number_at(&table, &self.prefix, GENERATION).map_err(failed)?;
+        let current = point(number_at(&table, &self.prefix, GENERATION).map_err(failed)?);
         if let Some(expected) = expected.filter(|expected| *expected != current) {
             return Err(CommitError::Conflict { expected, current });
         }
-        let generation = current + 1;
+        let generation = current.generation + 1;
         let mut changes = Vec::new();
         for write in writes {
             let full = format!("{}{}", self.prefix, write.key());
@@ -214,7 +250,7 @@ impl Inner {
                     let entry = Entry {
                         key: write.key().to_owned(),
                         value: value.clone(),
-                        generation,
+                        version: generation,
                     };
                     changes.push((write.key().to_owned(), Some(entry)));
                 }
@@ -235,7 +271,7 @@ impl Inner {
         drop(table);
         transaction.commit().map_err(failed)?;
         Ok(Commit {
-            generation,
+            at: point(generation),
             changes,
         })
     }
@@ -323,32 +359,6 @@ async fn expire(store: Weak<Inner>) {
         }
         tokio::time::sleep_until(wake).await;
     }
-}
-
-const GENERATION: &str = "generation";
-const SCHEMA_KEY: &str = "schema";
-/// Keys of the store itself, which no listing shows.
-const OWN_KEYS: [&str; 2] = [GENERATION, SCHEMA_KEY];
-
-fn check_limits(writes: &[Write]) -> Result<(), CommitError> {
-    let too_large = |what, max| Err(CommitError::TooLarge { what, max });
-    if writes.len() > COMMIT_WRITES_MAX {
-        return too_large("writes in a commit", COMMIT_WRITES_MAX);
-    }
-    for write in writes {
-        if write.key().len() > KEY_BYTES_MAX {
-            return too_large("bytes of a key", KEY_BYTES_MAX);
-        }
-        match write {
-            Write::Put { value, .. } | Write::PutLeased { value, .. }
-                if value.len() > VALUE_BYTES_MAX =>
-            {
-                return too_large("bytes of a value", VALUE_BYTES_MAX);
-            }
-            Write::Put { .. } | Write::PutLeased { .. } | Write::Delete { .. } => {}
-        }
-    }
-    Ok(())
 }
 
 fn read_or_write_schema(database: &Database, prefix: &str) -> Result<u64, redb::Error> {

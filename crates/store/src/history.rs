@@ -1,20 +1,20 @@
 //! The latest commits, and watchers that follow them in the order of their generations.
 //!
-//! A watcher holds no queue: it remembers a generation and reads from the one shared ring. One that
-//! falls out of the ring is told to list again.
+//! A watcher holds no queue: it remembers a point and reads from the one shared ring. One whose point is
+//! not in the ring is told to list again.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
 
-use crate::{Commit, HISTORY_COMMITS_MAX};
+use crate::{Commit, HISTORY_COMMITS_MAX, Point};
 
 /// Why a watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {
-    /// The commits after the watcher's generation are forgotten: list again, watch from there.
-    #[error("the history does not reach back to generation {0}")]
+    /// What followed the watcher's point is not known, or was undone: list again, watch from there.
+    #[error("nothing is known about what followed generation {0}")]
     HistoryLost(u64),
     /// The store is gone.
     #[error("the store is closing")]
@@ -23,55 +23,86 @@ pub enum WatchError {
 
 #[derive(Debug)]
 pub(crate) struct History {
-    ring: Mutex<VecDeque<Arc<Commit>>>,
-    latest: watch::Sender<u64>,
+    ring: Mutex<VecDeque<Step>>,
+    latest: watch::Sender<Point>,
+}
+
+#[derive(Debug)]
+struct Step {
+    before: Point,
+    commit: Arc<Commit>,
 }
 
 impl History {
-    pub(crate) fn starting_at(generation: u64) -> Self {
+    pub(crate) fn starting_at(point: Point) -> Self {
         Self {
             ring: Mutex::default(),
-            latest: watch::Sender::new(generation),
+            latest: watch::Sender::new(point),
         }
     }
 
-    /// Adds a commit; the caller keeps them in order.
+    pub(crate) fn latest(&self) -> Point {
+        *self.latest.borrow()
+    }
+
+    /// Adds the commit that follows the latest point; the caller keeps them in order.
     pub(crate) fn push(&self, commit: Commit) {
-        let generation = commit.generation;
+        let at = commit.at;
         let mut ring = self.ring();
         if ring.len() == HISTORY_COMMITS_MAX {
             ring.pop_front();
         }
-        ring.push_back(Arc::new(commit));
+        ring.push_back(Step {
+            before: self.latest(),
+            commit: Arc::new(commit),
+        });
         drop(ring);
-        self.latest.send_replace(generation);
+        self.latest.send_replace(at);
     }
 
-    pub(crate) fn watch(self: &Arc<Self>, prefix: &str, generation: u64) -> Watch {
+    /// Forgets everything and goes on from `point`: who watches from elsewhere must list again.
+    pub(crate) fn restart(&self, point: Point) {
+        self.ring().clear();
+        self.latest.send_replace(point);
+    }
+
+    /// Tells whether the store is known to have been at `point`.
+    pub(crate) fn knows(&self, point: Point) -> bool {
+        let ring = self.ring();
+        self.latest() == point || ring.iter().any(|step| step.before == point)
+    }
+
+    /// Waits until the store is known to have been at `point`.
+    pub(crate) async fn reaches(&self, point: Point) {
+        let mut latest = self.latest.subscribe();
+        while !self.knows(point) {
+            // The sender is here, so it cannot be gone.
+            let _changed = latest.changed().await;
+        }
+    }
+
+    pub(crate) fn watch(self: &Arc<Self>, prefix: &str, after: Point) -> Watch {
         let latest = self.latest.subscribe();
         Watch {
-            ring: Arc::downgrade(self),
+            history: Arc::downgrade(self),
             latest,
             prefix: prefix.to_owned(),
-            generation,
+            at: after,
         }
     }
 
-    /// Returns the commit after `generation`: `Ok(None)` when there is none yet.
-    fn after(&self, generation: u64) -> Result<Option<Arc<Commit>>, WatchError> {
-        let latest = *self.latest.borrow();
-        if generation == latest {
+    /// Returns the commit after `point`: `Ok(None)` when there is none yet.
+    fn after(&self, point: Point) -> Result<Option<Arc<Commit>>, WatchError> {
+        let ring = self.ring();
+        if point == self.latest() {
             return Ok(None);
         }
-        let ring = self.ring();
-        let next = ring
-            .iter()
-            .find(|commit| commit.generation == generation + 1);
-        next.map(|commit| Some(Arc::clone(commit)))
-            .ok_or(WatchError::HistoryLost(generation))
+        let next = ring.iter().find(|step| step.before == point);
+        next.map(|step| Some(Arc::clone(&step.commit)))
+            .ok_or(WatchError::HistoryLost(point.generation))
     }
 
-    fn ring(&self) -> MutexGuard<'_, VecDeque<Arc<Commit>>> {
+    fn ring(&self) -> MutexGuard<'_, VecDeque<Step>> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,10 +110,10 @@ impl History {
 /// Follows the commits of a store. Ends when the store is dropped.
 #[derive(Debug)]
 pub struct Watch {
-    ring: std::sync::Weak<History>,
-    latest: watch::Receiver<u64>,
+    history: Weak<History>,
+    latest: watch::Receiver<Point>,
     prefix: String,
-    generation: u64,
+    at: Point,
 }
 
 impl Watch {
@@ -98,18 +129,18 @@ impl Watch {
         loop {
             self.latest.borrow_and_update();
             let next = self
-                .ring
+                .history
                 .upgrade()
                 .ok_or(WatchError::Closing)?
-                .after(self.generation)?;
+                .after(self.at)?;
             if let Some(commit) = next {
-                self.generation = commit.generation;
+                self.at = commit.at;
                 let watched = commit
                     .changes
                     .iter()
                     .filter(|(key, _)| key.starts_with(&self.prefix));
                 return Ok(Commit {
-                    generation: commit.generation,
+                    at: commit.at,
                     changes: watched.cloned().collect(),
                 });
             }

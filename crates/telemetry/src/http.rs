@@ -19,34 +19,48 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// The parts of a process and what each of them is missing. Clones share their state.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Option<String>>>>);
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Part>>>);
+
+#[derive(Debug)]
+enum Part {
+    Up,
+    /// Down, and the process does its job without it.
+    Missed(String),
+    Down(String),
+}
 
 impl Readiness {
     /// Says that a part can do its job.
     pub fn up(&self, part: &'static str) {
-        self.parts().insert(part, None);
+        self.parts().insert(part, Part::Up);
     }
 
     /// Says that a part cannot do its job, and why.
     pub fn down(&self, part: &'static str, reason: impl Into<String>) {
-        self.parts().insert(part, Some(reason.into()));
+        self.parts().insert(part, Part::Down(reason.into()));
     }
 
-    /// Tells whether every part can do its job.
+    /// Says that a part cannot do its job, and why; the process is ready without it.
+    pub fn missed(&self, part: &'static str, reason: impl Into<String>) {
+        self.parts().insert(part, Part::Missed(reason.into()));
+    }
+
+    /// Tells whether every part that is needed can do its job.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.parts().values().all(Option::is_none)
+        let is_down = |part: &Part| matches!(part, Part::Down(_));
+        !self.parts().values().any(is_down)
     }
 
     fn report(&self) -> String {
-        let line = |(part, reason): (&&str, &Option<String>)| match reason {
-            None => format!("{part}: up\n"),
-            Some(reason) => format!("{part}: down: {reason}\n"),
+        let line = |(name, part): (&&str, &Part)| match part {
+            Part::Up => format!("{name}: up\n"),
+            Part::Missed(reason) | Part::Down(reason) => format!("{name}: down: {reason}\n"),
         };
         self.parts().iter().map(line).collect()
     }
 
-    fn parts(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
+    fn parts(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Part>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -130,8 +144,14 @@ mod tests {
             answer.starts_with("HTTP/1.1 503") && answer.ends_with("store: down: disk is full\n"),
             "{answer}"
         );
+        readiness.missed("store", "nobody answers");
+        let answer = fetch(address, "/readyz").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("store: down: nobody answers\n"),
+            "{answer}"
+        );
         readiness.up("store");
-        assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(fetch(address, "/readyz").await.ends_with("store: up\n"));
         server.abort();
     }
 }

@@ -12,10 +12,11 @@ use control::registry::v1::{self, MemberKind, MemberState};
 use control::view::{self, CLUSTER_KEY_BYTES, Refusal};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
-use store::{CommitError, Listing, Store, StoreError, WatchError, Write};
-use telemetry::http::Readiness;
+use store::{
+    CommitError, Health, Listing, Point, RefreshError, Store, StoreError, WatchError, Write,
+};
 use tokio::sync::{Mutex, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::resource::{Managed, key_of};
 use crate::state::{Alive, DamagedError, Seen, State, alive_key, seen_key};
@@ -31,6 +32,14 @@ const PAGE_MAX: usize = 1000;
 const ATTEMPTS_MAX: usize = 10;
 /// How long the state may take to show a commit.
 const REACH_MAX: Duration = Duration::from_secs(2);
+/// How long a commit of another registry usually takes to get here, amply.
+const LAG_MAX: Duration = Duration::from_millis(100);
+/// A prefix of no key: its listing says where the store stands.
+const NOTHING: &str = "nothing/";
+/// How long a refresh may take; a node waits 2 s for its answer.
+const REFRESH_MAX: Duration = Duration::from_secs(1);
+/// Wait before a store that did not answer is read again.
+const READ_RETRY: Duration = Duration::from_millis(200);
 const CLUSTER_KEY: &str = "secrets/cluster-key";
 
 /// Why a request was not carried out. Nothing has changed.
@@ -85,35 +94,30 @@ pub(crate) enum Mode {
 pub(crate) struct Catalog {
     cluster: String,
     store: Arc<dyn Store>,
-    readiness: Readiness,
     state: watch::Sender<Arc<State>>,
     statuses: Statuses,
     writing: Mutex<()>,
 }
 
 impl Catalog {
-    /// Reads the store; a new one gets its cluster key and set 1 first.
-    pub(crate) async fn open(
-        store: Arc<dyn Store>,
-        cluster: String,
-        readiness: Readiness,
-    ) -> Result<Self, CatalogError> {
-        let mut listing = store.list("").await?;
-        if cluster_key(&listing).is_none() {
-            let writes = first_writes();
-            store
-                .commit(listing.generation, writes)
-                .await
-                .map_err(CatalogError::FirstCommit)?;
-            listing = store.list("").await?;
-        }
-        let state = read(&listing)?;
-        readiness.up("store");
-        let state = watch::Sender::new(Arc::new(state));
+    /// Reads the store, as soon as it answers; a new one gets its cluster key and set 1 first.
+    pub(crate) async fn open(store: Arc<dyn Store>, cluster: String) -> Result<Self, CatalogError> {
+        let listing = loop {
+            let listing = list(&*store).await?;
+            if cluster_key(&listing).is_some() {
+                break listing;
+            }
+            match store.commit(listing.at, first_writes()).await {
+                // Another registry may be first.
+                Ok(_) | Err(CommitError::Conflict { .. }) => {}
+                Err(CommitError::Store(error)) if error.may_pass() => {}
+                Err(error) => return Err(CatalogError::FirstCommit(error)),
+            }
+        };
+        let state = watch::Sender::new(Arc::new(read(&listing)?));
         Ok(Self {
             cluster,
             store,
-            readiness,
             state,
             statuses: Statuses::default(),
             writing: Mutex::default(),
@@ -123,12 +127,12 @@ impl Catalog {
     /// Keeps the state in step with the store, for as long as both live.
     pub(crate) async fn follow(&self) -> Result<(), CatalogError> {
         loop {
-            let mut watch = self.store.watch("", self.state().generation());
+            let mut watch = self.store.watch("", self.state().at);
             loop {
                 match watch.next().await {
                     Ok(commit) => drop(
                         self.state
-                            .send_replace(Arc::new(self.state().after(&commit)?)),
+                            .send_replace(Arc::new(self.state().after(&commit))),
                     ),
                     Err(WatchError::HistoryLost(generation)) => {
                         tracing::warn!(
@@ -140,9 +144,36 @@ impl Catalog {
                     Err(WatchError::Closing) => return Ok(()),
                 }
             }
-            self.state
-                .send_replace(Arc::new(read(&self.store.list("").await?)?));
+            self.state.send_replace(Arc::new(self.read_again().await?));
         }
+    }
+
+    /// Reads the store until it answers with something that can be read; what is in memory counts
+    /// meanwhile.
+    async fn read_again(&self) -> Result<State, StoreError> {
+        loop {
+            match read(&list(&*self.store).await?) {
+                Ok(state) => return Ok(state),
+                Err(error) => tracing::error!(%error, "carrying on with the state before"),
+            }
+            sleep(READ_RETRY * 5).await;
+        }
+    }
+
+    /// Waits until the state is at `generation`, where a node has been, or later; not in vain: if that
+    /// takes long the store is asked whether it has such a generation.
+    pub(crate) async fn catch_up(&self, generation: u64) -> Result<(), Refused> {
+        if timeout(LAG_MAX, self.reach(generation)).await.is_ok() {
+            return Ok(());
+        }
+        let listing = self.store.list(NOTHING).await;
+        let listing = listing.map_err(|error| Refused::Store(Some(error)))?;
+        self.reach(generation.min(listing.at.generation)).await
+    }
+
+    /// Tells whether the store answers.
+    pub(crate) fn store_health(&self) -> watch::Receiver<Health> {
+        self.store.health()
     }
 
     pub(crate) fn cluster(&self) -> &str {
@@ -357,10 +388,13 @@ impl Catalog {
                 .await;
         }
         check(&self.state())?;
-        self.store
-            .refresh(&alive_key(name.id()))
-            .await
-            .map_err(|_| unknown())
+        let key = alive_key(name.id());
+        let refreshed = timeout(REFRESH_MAX, self.store.refresh(&key)).await;
+        let refreshed = refreshed.map_err(|_| Refused::Store(None))?;
+        refreshed.map_err(|error| match error {
+            RefreshError::NoLease => unknown(),
+            RefreshError::Store(error) => Refused::Store(Some(error)),
+        })
     }
 
     /// Commits what `decide` wants for the current state, and waits until the state shows it.
@@ -376,18 +410,14 @@ impl Catalog {
             if validate_only || writes.is_empty() {
                 return Ok(());
             }
-            match self.store.commit(state.generation(), writes).await {
-                Ok(generation) => {
-                    self.readiness.up("store");
-                    return self.reach(generation).await;
-                }
-                Err(CommitError::Conflict { current, .. }) => self.reach(current).await?,
+            match self.store.commit(state.at, writes).await {
+                Ok(made) => return self.reach(made.generation).await,
+                Err(CommitError::Conflict { .. }) => self.moves_on(state.at).await?,
                 Err(CommitError::TooLarge { what, max }) => {
                     return Err(Refused::Full { what, max });
                 }
                 Err(CommitError::Store(error)) => {
-                    self.readiness.down("store", error.to_string());
-                    tracing::error!(%error, "the store failed");
+                    tracing::warn!(%error, "the store failed");
                     return Err(Refused::Store(Some(error)));
                 }
             }
@@ -403,6 +433,13 @@ impl Catalog {
         )
         .await;
         reached.map(drop).map_err(|_| Refused::Store(None))
+    }
+
+    /// Waits until the state is not at `point` any more.
+    async fn moves_on(&self, point: Point) -> Result<(), Refused> {
+        let mut states = self.states();
+        let moved = timeout(REACH_MAX, states.wait_for(|state| state.at != point)).await;
+        moved.map(drop).map_err(|_| Refused::Store(None))
     }
 }
 
@@ -531,6 +568,16 @@ pub(crate) fn invalid(resource: &str, field: &str, reason: impl Into<String>) ->
         field: field.to_owned(),
         reason: reason.into(),
     }])
+}
+
+/// Lists everything, as soon as the store answers.
+async fn list(store: &dyn Store) -> Result<Listing, StoreError> {
+    loop {
+        match store.list("").await {
+            Err(error) if error.may_pass() => sleep(READ_RETRY).await,
+            listed => return listed,
+        }
+    }
 }
 
 fn read(listing: &Listing) -> Result<State, CatalogError> {

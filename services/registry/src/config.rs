@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::ArgMatches;
 use control::name::check_id;
 use control::settings::{Effective, Key, Mistakes, Settings, private_face};
+use store::EtcdConfig;
 use telemetry::logs::{Filter, Format};
 
 /// Port of the gRPC face.
@@ -30,11 +32,40 @@ pub(crate) const KEYS: &[Key] = &[
         "Directory of the store; default /var/lib/tandem",
     ),
     Key::new(
+        "store.backend",
+        "embedded (a file in state_dir) or etcd; default embedded",
+    ),
+    Key::new(
+        "store.etcd.endpoints",
+        "Client addresses of etcd's members, such as https://10.0.0.1:2379",
+    ),
+    Key::new("store.etcd.user", "User at etcd; default none"),
+    Key::new("store.etcd.password_file", "File with the user's password"),
+    Key::new(
+        "store.etcd.ca",
+        "File with the certificates (PEM) that etcd's are signed with; makes it TLS",
+    ),
+    Key::new(
+        "store.etcd.cert",
+        "File with our certificate (PEM), if etcd wants one",
+    ),
+    Key::new("store.etcd.key", "File with the key of that certificate"),
+    Key::new(
         "log.filter",
         "What is logged, such as info or info,tandem_registry=debug; default info",
     ),
     Key::new("log.format", "text or json; default text"),
 ];
+
+/// Which store a registry has.
+#[derive(Clone, Debug, Default)]
+pub enum StoreConfig {
+    /// A file that is this registry's alone.
+    #[default]
+    Embedded,
+    /// etcd, which any number of registries may share.
+    Etcd(EtcdConfig),
+}
 
 /// What a registry needs to start.
 #[derive(Clone, Debug)]
@@ -46,8 +77,10 @@ pub struct Config {
     pub grpc_listen: SocketAddr,
     /// Where metrics and health listen. Default: port 7480 on loopback.
     pub http_listen: SocketAddr,
-    /// Directory of the store; made if it is missing. Default `/var/lib/tandem`.
+    /// Directory of the embedded store; made if it is missing. Default `/var/lib/tandem`.
     pub state_dir: PathBuf,
+    /// Where the store is. Default: in a file of this registry.
+    pub store: StoreConfig,
     /// What is logged. Default `info`.
     pub log_filter: Filter,
     /// How a log line looks. Default text.
@@ -69,15 +102,24 @@ impl Config {
             grpc_listen: SocketAddr::new(private_face(address), GRPC_PORT),
             http_listen: SocketAddr::new(private_face(address), HTTP_PORT),
             state_dir: PathBuf::from("/var/lib/tandem"),
+            store: StoreConfig::Embedded,
             log_filter: Filter::default(),
             log_format: Format::default(),
         }
     }
 
-    /// Returns the file of the store.
+    /// Returns the file of the embedded store.
     #[must_use]
     pub fn store_path(&self) -> PathBuf {
         self.state_dir.join("registry.redb")
+    }
+
+    /// Says where the store is, for people.
+    pub(crate) fn store_place(&self) -> String {
+        match &self.store {
+            StoreConfig::Embedded => self.store_path().display().to_string(),
+            StoreConfig::Etcd(etcd) => format!("etcd at {}", etcd.endpoints.join(", ")),
+        }
     }
 
     pub(crate) fn gather(matches: &ArgMatches) -> Result<(Self, Effective), Mistakes> {
@@ -93,6 +135,7 @@ impl Config {
             grpc_listen: settings.read("grpc.listen", default.grpc_listen),
             http_listen: settings.read("http.listen", default.http_listen),
             state_dir: settings.read("state_dir", state_dir).0.into(),
+            store: read_store(&mut settings),
             log_filter: settings.read("log.filter", default.log_filter),
             log_format: settings.read("log.format", default.log_format),
         };
@@ -106,10 +149,131 @@ impl Config {
     }
 }
 
+fn read_store(settings: &mut Settings) -> StoreConfig {
+    let backend = settings.read("store.backend", Backend::Embedded);
+    let etcd = read_etcd(settings);
+    match backend {
+        Backend::Embedded if !etcd.endpoints.is_empty() => {
+            settings.refuse("store.etcd.endpoints", "needs store.backend to be etcd");
+            StoreConfig::Embedded
+        }
+        Backend::Embedded => StoreConfig::Embedded,
+        Backend::Etcd => {
+            if etcd.endpoints.is_empty() {
+                settings.refuse("store.etcd.endpoints", "is needed to find etcd");
+            }
+            StoreConfig::Etcd(etcd)
+        }
+    }
+}
+
+fn read_etcd(settings: &mut Settings) -> EtcdConfig {
+    let endpoints = settings.read_list::<EtcdEndpoint>("store.etcd.endpoints", Vec::new());
+    let user = settings.read_optional::<Text>("store.etcd.user");
+    let password = read_file(settings, "store.etcd.password_file", "");
+    let ca = read_file(settings, "store.etcd.ca", "BEGIN CERTIFICATE");
+    let certificate = read_file(settings, "store.etcd.cert", "BEGIN CERTIFICATE");
+    let key = read_file(settings, "store.etcd.key", "PRIVATE KEY");
+    let mut pair = |[first, second]: [&str; 2], given: [bool; 2]| {
+        if given == [true, false] {
+            settings.refuse(first, format!("needs {second}, too"));
+        } else if given == [false, true] {
+            settings.refuse(second, format!("needs {first}, too"));
+        }
+    };
+    let names = ["store.etcd.user", "store.etcd.password_file"];
+    pair(names, [user.is_some(), password.is_some()]);
+    let names = ["store.etcd.cert", "store.etcd.key"];
+    pair(names, [certificate.is_some(), key.is_some()]);
+    if certificate.is_some() && ca.is_none() {
+        settings.refuse("store.etcd.cert", "needs store.etcd.ca, too");
+    }
+    let wrong = if ca.is_some() { "http://" } else { "https://" };
+    if let Some(endpoint) = endpoints.iter().find(|one| one.0.starts_with(wrong)) {
+        let reason = match ca {
+            Some(_) => format!("{} is without TLS, and store.etcd.ca is given", endpoint.0),
+            None => format!("{} needs store.etcd.ca", endpoint.0),
+        };
+        settings.refuse("store.etcd.endpoints", reason);
+    }
+    EtcdConfig {
+        endpoints: endpoints.into_iter().map(|endpoint| endpoint.0).collect(),
+        user: user.map(|user| user.0).zip(password.map(|password| {
+            let password = String::from_utf8_lossy(&password);
+            password.trim_end_matches(['\r', '\n']).to_owned()
+        })),
+        ca,
+        identity: certificate.zip(key),
+    }
+}
+
+/// Reads a file that a setting names; what it holds must contain `mark`.
+fn read_file(settings: &mut Settings, name: &'static str, mark: &str) -> Option<Vec<u8>> {
+    let path = settings.read_optional::<Text>(name)?.0;
+    match std::fs::read(&path) {
+        Ok(content) if String::from_utf8_lossy(&content).contains(mark) => return Some(content),
+        Ok(_) => settings.refuse(name, format!("{path} does not contain {mark:?} (PEM)")),
+        Err(error) => settings.refuse(name, format!("{path}: {error}")),
+    }
+    // So that what belongs together is not said to be missing as well.
+    Some(Vec::new())
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Backend {
+    Embedded,
+    Etcd,
+}
+
+impl FromStr for Backend {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "embedded" => Ok(Self::Embedded),
+            "etcd" => Ok(Self::Etcd),
+            _ => Err("must be embedded or etcd"),
+        }
+    }
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Embedded => "embedded",
+            Self::Etcd => "etcd",
+        })
+    }
+}
+
+/// Where a member of etcd serves clients: host and port, and perhaps a scheme.
+struct EtcdEndpoint(String);
+
+impl FromStr for EtcdEndpoint {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bare = text.strip_prefix("https://");
+        let bare = bare.or(text.strip_prefix("http://")).unwrap_or(text);
+        let good = bare.rsplit_once(':').is_some_and(|(host, port)| {
+            let host = !host.is_empty() && !host.contains(['/', '@', ' ']);
+            host && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        good.then(|| Self(text.to_owned()))
+            .ok_or("is not HOST:PORT, with http:// or https:// or nothing before it")
+    }
+}
+
+impl std::fmt::Display for EtcdEndpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Text that is good as it is.
 struct Text(String);
 
-impl std::str::FromStr for Text {
+impl FromStr for Text {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
@@ -146,6 +310,62 @@ mod tests {
         let config = Config::read(settings).unwrap().0;
         assert_eq!(config.grpc_listen, "127.0.0.9:7400".parse().unwrap());
         assert_eq!(config.http_listen, "192.0.2.1:80".parse().unwrap());
+    }
+
+    fn read_text(text: &str) -> Result<Config, Vec<String>> {
+        let mut settings = Settings::default();
+        settings.add_file(KEYS, Path::new("t"), text);
+        let read = Config::read(settings).map_err(|mistakes| mistakes.0);
+        read.map(|(config, _)| config)
+    }
+
+    #[test]
+    fn etcd_is_found_by_its_endpoints() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path.display().to_string()
+        };
+        let (password, ca) = (
+            file("password", "secret\n"),
+            file("ca", "-----BEGIN CERTIFICATE-----"),
+        );
+        let config = read_text(&format!(
+            "[store]\nbackend = 'etcd'\n[store.etcd]\nendpoints = ['https://a:1', 'b:2']\n\
+             user = 'tandem'\npassword_file = '{password}'\nca = '{ca}'"
+        ));
+        let StoreConfig::Etcd(etcd) = config.unwrap().store else {
+            panic!("etcd");
+        };
+        assert_eq!(etcd.endpoints, ["https://a:1", "b:2"]);
+        assert_eq!(etcd.user, Some(("tandem".into(), "secret".into())));
+        assert!(etcd.ca.is_some() && etcd.identity.is_none());
+    }
+
+    #[test]
+    fn what_etcd_lacks_is_said() {
+        for (text, said) in [
+            ("backend = 'etcd'", "store.etcd.endpoints: is needed"),
+            ("backend = 'file'", "must be embedded or etcd"),
+            ("etcd.endpoints = ['a:1']", "needs store.backend to be etcd"),
+            ("etcd.endpoints = ['a']", "is not HOST:PORT"),
+            ("etcd.endpoints = ['http://a:1/x']", "is not HOST:PORT"),
+            ("etcd.endpoints = ['https://a:1']", "needs store.etcd.ca"),
+            ("etcd.user = 'x'", "needs store.etcd.password_file, too"),
+            ("etcd.password_file = '/none'", "/none: No such file"),
+            (
+                "etcd.ca = '/dev/null'",
+                "does not contain \"BEGIN CERTIFICATE\"",
+            ),
+            ("etcd.key = '/dev/null'", "needs store.etcd.cert, too"),
+        ] {
+            let mistakes = read_text(&format!("[store]\n{text}")).unwrap_err();
+            assert!(
+                mistakes.iter().any(|mistake| mistake.contains(said)),
+                "{text}: {mistakes:?}"
+            );
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod resources;
 mod status;
 mod sync;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,11 @@ use control::registry::v1::status_service_server::StatusServiceServer;
 use control::registry::v1::table_definition_service_server::TableDefinitionServiceServer;
 use control::shutdown::Shutdown;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::catalog::Catalog;
 
@@ -56,7 +60,7 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let incoming = TcpListenerStream::new(listener);
-    Server::builder()
+    let server = Server::builder()
         .tcp_nodelay(true)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(PING_INTERVAL))
@@ -72,7 +76,28 @@ pub(crate) async fn serve(
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(incoming, shutdown.cancelled())
-        .await?;
-    Ok(())
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled());
+    tokio::select! {
+        served = server => Ok(served?),
+        never = show_health(catalog.store_health(), &health) => match never {},
+    }
+}
+
+/// Keeps the health of the component `store` in step. The services stay as they are: a registry
+/// without its store serves on from memory.
+async fn show_health(
+    mut store: watch::Receiver<store::Health>,
+    health: &HealthReporter,
+) -> Infallible {
+    loop {
+        let status = match &*store.borrow_and_update() {
+            store::Health::Up => ServingStatus::Serving,
+            store::Health::Down(_) => ServingStatus::NotServing,
+        };
+        health.set_service_status("store", status).await;
+        if store.changed().await.is_err() {
+            // The store is closing, and so is everything.
+            std::future::pending::<()>().await;
+        }
+    }
 }

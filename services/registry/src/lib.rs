@@ -12,6 +12,7 @@ mod resource;
 mod state;
 mod statuses;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,14 +23,19 @@ use anyhow::Context;
 use clap::{ArgMatches, Command};
 use control::shutdown::Shutdown;
 use control::{bind, settings, shutdown};
-use store::Embedded;
+use store::{Embedded, Etcd, Health, Store};
 use telemetry::http::Readiness;
 use telemetry::{http, logs};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-pub use config::Config;
+pub use config::{Config, StoreConfig};
 
 /// How long streams and requests may take to end after a shutdown was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long a connection may wait for a registry whose store does not answer at its start; then it is
+/// ended, so that a node tries another registry.
+const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Returns the command line of the registry, to be run alone or as a part of `tandem`.
 #[must_use]
@@ -83,19 +89,26 @@ fn start(matches: &ArgMatches) -> anyhow::Result<()> {
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let grpc_listener = bind::tcp("grpc.listen", config.grpc_listen).await?;
     let http_listener = bind::tcp("http.listen", config.http_listen).await?;
-    let store = Embedded::open(&config.store_path(), &config.cluster).await?;
-
+    let store: Arc<dyn Store> = match &config.store {
+        StoreConfig::Embedded => {
+            Arc::new(Embedded::open(&config.store_path(), &config.cluster).await?)
+        }
+        StoreConfig::Etcd(etcd) => Arc::new(Etcd::open(etcd, &config.cluster)),
+    };
+    let place = config.store_place();
+    let catalog = tokio::select! {
+        catalog = catalog::Catalog::open(store, config.cluster.clone()) => {
+            Arc::new(catalog.with_context(|| place.clone())?)
+        }
+        never = hang_up([&grpc_listener, &http_listener]) => match never {},
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let readiness = Readiness::default();
-    let catalog =
-        catalog::Catalog::open(Arc::new(store), config.cluster.clone(), readiness.clone())
-            .await
-            .with_context(|| config.store_path().display().to_string())?;
-    let catalog = Arc::new(catalog);
     tracing::info!(
         cluster = %config.cluster,
         grpc = %config.grpc_listen,
         http = %config.http_listen,
-        store = %config.store_path().display(),
+        store = place,
         generation = catalog.state().generation(),
         "registry started"
     );
@@ -103,7 +116,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let face = http::serve(
         http_listener,
         Arc::new(metrics),
-        readiness,
+        readiness.clone(),
         shutdown.clone().cancelled_owned(),
     );
     let faces = async {
@@ -123,6 +136,34 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::select! {
         ended = faces => ended.map(|((), ())| ()),
         ended = catalog.follow() => ended.context("the store"),
+        never = show_health(catalog.store_health(), &readiness) => match never {},
         () = drained => Ok(()),
+    }
+}
+
+/// Ends connections, after some time, for as long as it is polled.
+async fn hang_up(listeners: [&TcpListener; 2]) -> Infallible {
+    tokio::time::sleep(OPEN_PATIENCE).await;
+    tracing::warn!("the store does not answer; waiting for it");
+    loop {
+        let [first, second] = listeners;
+        let _accepted = tokio::select! {
+            accepted = first.accept() => accepted,
+            accepted = second.accept() => accepted,
+        };
+    }
+}
+
+/// Keeps `/readyz` in step: without its store a registry serves on from memory, and is ready.
+async fn show_health(mut health: watch::Receiver<Health>, readiness: &Readiness) -> Infallible {
+    loop {
+        match &*health.borrow_and_update() {
+            Health::Up => readiness.up("store"),
+            Health::Down(reason) => readiness.missed("store", reason),
+        }
+        if health.changed().await.is_err() {
+            // The store is closing, and so is everything.
+            std::future::pending::<()>().await;
+        }
     }
 }

@@ -102,26 +102,26 @@ pub(crate) fn name_of_key(key: &str) -> Option<Name> {
 pub(crate) fn decode(
     name: &Name,
     value: &[u8],
-    generation: u64,
+    version: u64,
 ) -> Result<Resource, control::json::DecodeError> {
     match name {
-        Name::Cell(_) => decode_as::<Cell>(value, generation),
-        Name::Member(_) => decode_as::<Member>(value, generation),
-        Name::Set(_) => decode_as::<DestinationSet>(value, generation),
-        Name::Destination { .. } => decode_as::<Destination>(value, generation),
-        Name::Route(_) => decode_as::<Route>(value, generation),
-        Name::Table(_) => decode_as::<TableDefinition>(value, generation),
+        Name::Cell(_) => decode_as::<Cell>(value, version),
+        Name::Member(_) => decode_as::<Member>(value, version),
+        Name::Set(_) => decode_as::<DestinationSet>(value, version),
+        Name::Destination { .. } => decode_as::<Destination>(value, version),
+        Name::Route(_) => decode_as::<Route>(value, version),
+        Name::Table(_) => decode_as::<TableDefinition>(value, version),
     }
 }
 
 fn decode_as<R: Managed>(
     value: &[u8],
-    generation: u64,
+    version: u64,
 ) -> Result<Resource, control::json::DecodeError> {
     let mut resource: R = control::json::decode(value)?;
     let mut hasher = SipHasher24::new();
     hasher.write(value);
-    resource.stamp(format!("{generation}-{:016x}", hasher.finish()));
+    resource.stamp(format!("{version}-{:016x}", hasher.finish()));
     Ok(resource.into_resource())
 }
 
@@ -147,10 +147,10 @@ mod tests {
     }
 
     #[test]
-    fn an_etag_changes_with_generation_and_content() {
+    fn an_etag_changes_with_version_and_content() {
         let name: Name = "sets/1".parse().unwrap();
-        let etag = |text: &str, generation| {
-            control::view::etag_of(&decode(&name, text.as_bytes(), generation).unwrap()).to_owned()
+        let etag = |text: &str, version| {
+            control::view::etag_of(&decode(&name, text.as_bytes(), version).unwrap()).to_owned()
         };
         let first = etag(r#"{"name":"sets/1"}"#, 1);
         assert_ne!(first, etag(r#"{"name":"sets/1"}"#, 2));

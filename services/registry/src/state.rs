@@ -9,7 +9,7 @@ use control::registry::v1::resource::Resource as Kind;
 use control::registry::v1::{Liveness, Position};
 use control::view::Resources;
 use serde::{Deserialize, Serialize};
-use store::{Commit, Entry, Listing};
+use store::{Commit, Entry, Listing, Point};
 
 use crate::resource::{decode, name_of_key};
 
@@ -40,6 +40,8 @@ pub(crate) struct DamagedError {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     pub(crate) resources: Resources,
+    /// The commit that it shows; a write is decided on it and made for it.
+    pub(crate) at: Point,
     pub(crate) position: Position,
     pub(crate) seen: BTreeMap<String, Seen>,
     pub(crate) alive: BTreeMap<String, Alive>,
@@ -61,12 +63,13 @@ impl State {
         cluster_key: [u8; 16],
     ) -> Result<Self, DamagedError> {
         let resources = Resources {
-            generation: listing.generation,
+            generation: listing.at.generation,
             cluster_key,
             ..Resources::default()
         };
         let mut state = Self {
             resources,
+            at: listing.at,
             ..Self::default()
         };
         for entry in &listing.entries {
@@ -82,22 +85,30 @@ impl State {
         self.position.generation
     }
 
-    /// Returns the state after one more commit.
-    pub(crate) fn after(&self, commit: &Commit) -> Result<Self, DamagedError> {
+    /// Returns the state after one more commit. A key whose new value cannot be read, which a hand
+    /// may have written, stays as it was.
+    pub(crate) fn after(&self, commit: &Commit) -> Self {
         let mut next = self.clone();
         let mut touched = BTreeSet::new();
         for (key, entry) in &commit.changes {
-            touched.extend(next.put(key, entry.as_ref())?);
+            match next.put(key, entry.as_ref()) {
+                Ok(name) => touched.extend(name),
+                Err(error) => {
+                    let reason = error.source.to_string();
+                    tracing::error!(key, reason, "a value in the store cannot be read");
+                }
+            }
         }
         touched.iter().for_each(|name| next.note_liveness(name));
         if next.touched.len() == HISTORY_GENERATIONS_MAX {
             next.touched.pop_front();
         }
         next.touched
-            .push_back((commit.generation, touched.into_iter().collect()));
-        next.resources.generation = commit.generation;
+            .push_back((commit.at.generation, touched.into_iter().collect()));
+        next.at = commit.at;
+        next.resources.generation = commit.at.generation;
         next.position = next.resources.position();
-        Ok(next)
+        next
     }
 
     /// Returns the names that were touched after `generation`; `None` when that is forgotten.
@@ -125,7 +136,7 @@ impl State {
         if let Some(name) = name_of_key(key) {
             match entry {
                 Some(entry) => {
-                    let resource = decode(&name, &entry.value, entry.generation);
+                    let resource = decode(&name, &entry.value, entry.version);
                     let resource = resource.map_err(|error| damaged(Box::new(error)))?;
                     self.resources.by_name.insert(name.clone(), resource);
                 }
@@ -183,10 +194,13 @@ mod tests {
         let entry = value.map(|value| Entry {
             key: key.into(),
             value: value.into(),
-            generation,
+            version: generation,
         });
         Commit {
-            generation,
+            at: Point {
+                generation,
+                mark: 0,
+            },
             changes: vec![(key.into(), entry)],
         }
     }
@@ -196,14 +210,14 @@ mod tests {
         let mut state = State::default();
         for generation in 1..=3 {
             let commit = commit(generation, "config/sets/1", Some(r#"{"name":"sets/1"}"#));
-            state = state.after(&commit).unwrap();
+            state = state.after(&commit);
         }
         assert_eq!(state.touched_since(1).unwrap().len(), 1);
         assert_eq!(state.touched_since(0).unwrap().len(), 1);
         assert_eq!(state.touched_since(3).unwrap().len(), 0);
         assert!(state.touched_since(4).is_none(), "nobody can be ahead");
         for generation in 4..=HISTORY_GENERATIONS_MAX as u64 + 1 {
-            state = state.after(&commit(generation, "other", None)).unwrap();
+            state = state.after(&commit(generation, "other", None));
         }
         assert!(state.touched_since(0).is_none());
         assert!(state.touched_since(1).is_some());
@@ -216,25 +230,25 @@ mod tests {
                 Some(Kind::Member(member)) => (member.liveness(), member.incarnation),
                 _ => panic!("a member"),
             };
-        let state = State::default()
-            .after(&commit(
-                1,
-                "config/members/a",
-                Some(r#"{"name":"members/a"}"#),
-            ))
-            .unwrap();
+        let state = State::default().after(&commit(
+            1,
+            "config/members/a",
+            Some(r#"{"name":"members/a"}"#),
+        ));
         assert_eq!(liveness(&state), (Liveness::NeverSeen, 0));
-        let state = state
-            .after(&commit(2, "seen/a", Some(r#"{"incarnation":7}"#)))
-            .unwrap();
-        let state = state
-            .after(&commit(3, "alive/a", Some(r#"{"session":"x"}"#)))
-            .unwrap();
+        let state = state.after(&commit(2, "seen/a", Some(r#"{"incarnation":7}"#)));
+        let state = state.after(&commit(3, "alive/a", Some(r#"{"session":"x"}"#)));
         assert_eq!(liveness(&state), (Liveness::Alive, 7));
         let before = state.position;
-        let state = state.after(&commit(4, "alive/a", None)).unwrap();
+        let state = state.after(&commit(4, "alive/a", None));
         assert_eq!(liveness(&state), (Liveness::Gone, 7));
         assert_ne!(before.checksum, state.position.checksum);
-        assert!(state.after(&commit(5, "alive/a", Some("{"))).is_err());
+        let damaged = state.after(&commit(5, "config/members/a", Some("{")));
+        assert_eq!(
+            liveness(&damaged),
+            (Liveness::Gone, 7),
+            "it stays as it was"
+        );
+        assert_eq!(damaged.generation(), 5);
     }
 }

@@ -1,10 +1,15 @@
 //! The one place that turns refusals into gRPC statuses.
 
+use std::time::Duration;
+
 use control::view::Refusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::catalog::Refused;
+
+/// When a request that the store had no answer for may be tried again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 impl From<Refused> for Status {
     fn from(refused: Refused) -> Self {
@@ -17,7 +22,10 @@ impl From<Refused> for Status {
             Refused::Referenced(_, refusals) => referenced(&message, &refusals),
             Refused::Kind(_) | Refused::Incarnation(..) => Self::failed_precondition(message),
             Refused::Full { .. } => Self::resource_exhausted(message),
-            Refused::Store(_) => Self::unavailable(message),
+            Refused::Store(_) => {
+                let details = ErrorDetails::with_retry_info(Some(RETRY_DELAY));
+                Self::with_error_details(Code::Unavailable, message, details)
+            }
         }
     }
 }

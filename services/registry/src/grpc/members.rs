@@ -1,6 +1,7 @@
 //! `MemberService`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use control::registry::v1::member_service_server::MemberService;
 use control::registry::v1::{
@@ -10,12 +11,18 @@ use control::registry::v1::{
 };
 use control::shutdown::Shutdown;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Face;
-use crate::catalog::{Catalog, LEASE, Mode, invalid};
+use crate::catalog::{Catalog, LEASE, Mode, Refused, invalid};
 use crate::resource::Managed;
+
+/// How long a node is kept while the store does not answer, before it is sent to try another
+/// registry. Shorter, and all nodes wander while all of etcd is gone; longer, and they stay with one
+/// registry that is cut off.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 #[tonic::async_trait]
 impl MemberService for Face {
@@ -140,6 +147,7 @@ async fn answer_all(
     answers: &mpsc::Sender<Result<KeepAliveResponse, Status>>,
     shutdown: &Shutdown,
 ) -> Result<(), Status> {
+    let mut unanswered_since: Option<Instant> = None;
     loop {
         let request = tokio::select! {
             request = requests.message() => request?,
@@ -153,7 +161,14 @@ async fn answer_all(
         else {
             return Ok(());
         };
-        catalog.keep_alive(&name, &session, leaving).await?;
+        match catalog.keep_alive(&name, &session, leaving).await {
+            Ok(()) => unanswered_since = None,
+            // For all that is known the lease is as it was.
+            Err(Refused::Store(_))
+                if unanswered_since.get_or_insert_with(Instant::now).elapsed() < STORE_PATIENCE => {
+            }
+            Err(refused) => return Err(refused.into()),
+        }
         let lease = if leaving {
             None
         } else {

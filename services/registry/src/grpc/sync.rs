@@ -3,6 +3,7 @@
 //! A node costs one number, the generation it was sent last. While it has not answered nothing more
 //! is sent; what happens meanwhile is found again by that number, merged.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ async fn serve(
         sent: hello.position,
         owes_answer: false,
     };
+    let known = hello.position.map_or(0, |position| position.generation);
+    catalog.catch_up(known).await?;
     let first = Arc::clone(&states.borrow_and_update());
     node.greet(
         &first,
@@ -148,33 +151,32 @@ struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// Finds out whether the node can go on from what it has.
+    /// Sends what the node asks for, or what it lacks.
     async fn greet(&mut self, state: &State, asked: SnapshotReason) -> Result<(), Status> {
-        let reason = match (self.sent, asked) {
-            (Some(sent), SnapshotReason::Unspecified) => {
-                if sent.generation > state.generation() {
-                    SnapshotReason::StoreWentBack
-                } else if sent.generation == state.generation() && sent != state.position {
-                    SnapshotReason::Diverged
-                } else {
-                    return self.catch_up(state).await;
-                }
-            }
-            (None, SnapshotReason::Unspecified) => SnapshotReason::Initial,
-            (_, asked) => asked,
+        if asked == SnapshotReason::Unspecified {
+            self.catch_up(state).await
+        } else {
+            self.send_snapshot(state, asked).await
+        }
+    }
+
+    /// Sends everything between what was sent last and `state`: as one change, or as a snapshot
+    /// where the one does not lead to the other.
+    async fn catch_up(&mut self, state: &State) -> Result<(), Status> {
+        let reason = match self.sent {
+            Some(sent) if sent == state.position => return Ok(()),
+            Some(sent) if sent.generation > state.generation() => SnapshotReason::StoreWentBack,
+            Some(sent) if sent.generation == state.generation() => SnapshotReason::Diverged,
+            Some(sent) => match state.touched_since(sent.generation) {
+                Some(touched) => return self.send_change(state, touched).await,
+                None => SnapshotReason::HistoryLost,
+            },
+            None => SnapshotReason::Initial,
         };
         self.send_snapshot(state, reason).await
     }
 
-    /// Sends everything between what was sent last and `state` as one change.
-    async fn catch_up(&mut self, state: &State) -> Result<(), Status> {
-        let sent = self.sent.map_or(0, |sent| sent.generation);
-        if sent == state.generation() {
-            return Ok(());
-        }
-        let Some(touched) = state.touched_since(sent) else {
-            return self.send_snapshot(state, SnapshotReason::HistoryLost).await;
-        };
+    async fn send_change(&mut self, state: &State, touched: BTreeSet<&Name>) -> Result<(), Status> {
         let mut change = Change {
             position: Some(state.position),
             ..Change::default()
