@@ -5,9 +5,12 @@
 #![allow(clippy::print_stdout, reason = "says what is left out, and why")]
 
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -267,13 +270,15 @@ fn peer((number, member): (usize, &Member)) -> String {
     format!("m{number}={}", peer_url(member))
 }
 
-/// Finds a block of 127.0.0.0/8 in which nobody holds the ports; other tests use others.
+/// Finds a block of 127.0.0.0/8 in which nobody holds the ports; no two of this process are the same.
 pub(crate) fn free_block(size: usize) -> Vec<Ipv4Addr> {
-    let mut seed = std::process::id() ^ Instant::now().elapsed().subsec_nanos();
+    /// Second bytes from 200 on, third bytes from 1 on; other tests use others.
+    const BLOCKS: u64 = 50 * 250;
+    static NEXT: LazyLock<AtomicU64> =
+        LazyLock::new(|| AtomicU64::new(RandomState::new().hash_one(std::process::id()) % BLOCKS));
     loop {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let [_, x, y, _] = seed.to_be_bytes();
-        let (x, y) = (200 + x % 50, y.clamp(1, 250));
+        let block = NEXT.fetch_add(1, Ordering::Relaxed) % BLOCKS;
+        let [x, y] = [200 + block / 250, 1 + block % 250].map(|n| u8::try_from(n).unwrap());
         let hosts = 1..=u8::try_from(size).unwrap();
         let block: Vec<_> = hosts.map(|host| Ipv4Addr::new(127, x, y, host)).collect();
         let free = |ip: &Ipv4Addr| {

@@ -33,8 +33,12 @@ pub(crate) struct Running {
 
 /// Starts a registry at an address that only this test uses.
 pub(crate) async fn registry(address: &str) -> Running {
+    registry_with(Config::at(address.parse::<IpAddr>().unwrap())).await
+}
+
+/// Starts a registry with these settings.
+pub(crate) async fn registry_with(mut config: Config) -> Running {
     let directory = TempDir::new().unwrap();
-    let mut config = Config::at(address.parse::<IpAddr>().unwrap());
     config.state_dir = directory.path().join("state");
     let mut registry = Running {
         config,

@@ -1,0 +1,308 @@
+//! Registries over one etcd: what one accepts the other serves, and life goes on without etcd.
+
+#![allow(clippy::unwrap_used, reason = "a test: panics are its verdict")]
+
+mod common;
+#[path = "../../../crates/store/tests/common/etcd.rs"]
+mod real;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use common::{
+    PATIENCE, Running, eventually, has_set, liveness, members, node, put_set, reaches,
+    registry_with, session,
+};
+use control::registry::v1::destination_service_client::DestinationServiceClient;
+use control::registry::v1::destination_set_service_client::DestinationSetServiceClient;
+use control::registry::v1::{
+    CreateDestinationRequest, DeleteDestinationRequest, DeleteDestinationSetRequest, Destination,
+    DestinationSet, DrainMemberRequest, ListDestinationSetsRequest, ListDestinationsRequest,
+    UpdateDestinationSetRequest,
+};
+use control::view::{Liveness, MemberState};
+use real::{Etcds, Setup};
+use store::EtcdConfig;
+use tandem_registry::{Config, StoreConfig};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt;
+
+fn config(address: &str, etcds: &Etcds) -> Config {
+    let mut config = Config::at(address.parse::<IpAddr>().unwrap());
+    config.store = StoreConfig::Etcd(EtcdConfig {
+        endpoints: etcds.endpoints(),
+        ..EtcdConfig::default()
+    });
+    config
+}
+
+async fn two(addresses: [&str; 2]) -> Option<(Etcds, [Running; 2])> {
+    let etcds = Etcds::start(1, Setup::default())?;
+    let [a, b] = addresses.map(|address| registry_with(config(address, &etcds)));
+    // At the same moment, over a store that is new.
+    let (a, b) = tokio::join!(a, b);
+    Some((etcds, [a, b]))
+}
+
+async fn component(registry: &Running, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let mut client = HealthClient::new(registry.channel().await);
+    match client.check(request).await {
+        Ok(answer) => answer.into_inner().status(),
+        // It ends connections while it waits for its store.
+        Err(_) => ServingStatus::Unknown,
+    }
+}
+
+async fn are_equal(registries: &[Running; 2]) {
+    eventually("both are at the same position", || async {
+        let [a, b] = [&registries[0], &registries[1]];
+        a.status().await.position == b.status().await.position
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_one_registry_accepts_the_other_serves() {
+    let Some((_etcds, mut registries)) = two(["127.0.7.90", "127.0.7.91"]).await else {
+        return;
+    };
+    are_equal(&registries).await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = node("router-a", &registries[0], directory.path());
+    config.registries.push(registries[1].address().to_string());
+    let node = session(config).await;
+    let mut view = node.view();
+    reaches(
+        &mut view,
+        "it is alive",
+        liveness("router-a", Liveness::Alive),
+    )
+    .await;
+
+    let began = Instant::now();
+    put_set(&registries[1], "9", 0).await;
+    reaches(&mut view, "the set of the other", has_set("9")).await;
+    let within = began.elapsed();
+    assert!(within < Duration::from_secs(1), "{within:?}");
+
+    // It moves, and neither its lease nor its view notice.
+    let before = view.borrow().members.clone();
+    registries[0].stop().await;
+    eventually("it follows the other", || async {
+        registries[1].status().await.nodes_in_force == 1
+    })
+    .await;
+    assert_eq!(view.borrow().members, before, "its lease went on");
+    let drain = DrainMemberRequest {
+        name: "members/router-a".into(),
+    };
+    members(&registries[1])
+        .await
+        .drain_member(drain)
+        .await
+        .unwrap();
+    reaches(&mut view, "it drains", |view| {
+        view.member("router-a")
+            .is_some_and(|member| member.desired_state == MemberState::Draining)
+    })
+    .await;
+    registries[0].start().await;
+    are_equal(&registries).await;
+    drop(node);
+    eventually("its lease ends", || async {
+        let channel = registries[0].channel().await;
+        let mut client =
+            control::registry::v1::member_service_client::MemberServiceClient::new(channel);
+        let request = control::registry::v1::GetMemberRequest {
+            name: "members/router-a".into(),
+        };
+        let member = client.get_member(request).await.unwrap().into_inner();
+        member.liveness() == control::registry::v1::Liveness::Gone
+    })
+    .await;
+    are_equal(&registries).await;
+}
+
+#[tokio::test]
+async fn without_etcd_a_registry_serves_on_and_refuses_writes() {
+    let Some((mut etcds, registries)) = two(["127.0.7.92", "127.0.7.93"]).await else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = node("router-a", &registries[0], directory.path());
+    config.registries.push(registries[1].address().to_string());
+    let node = session(config).await;
+    let mut view = node.view();
+    reaches(
+        &mut view,
+        "it is alive",
+        liveness("router-a", Liveness::Alive),
+    )
+    .await;
+    let before = registries[0].status().await.position;
+    assert_eq!(
+        component(&registries[0], "store").await,
+        ServingStatus::Serving
+    );
+
+    etcds.kill_all();
+    for registry in &registries {
+        eventually("the store is down", || async {
+            component(registry, "store").await == ServingStatus::NotServing
+        })
+        .await;
+        assert_eq!(component(registry, "").await, ServingStatus::Serving);
+    }
+    let update = UpdateDestinationSetRequest {
+        destination_set: Some(DestinationSet {
+            name: "sets/9".into(),
+            ..DestinationSet::default()
+        }),
+        allow_missing: true,
+        validate_only: false,
+    };
+    let mut sets = DestinationSetServiceClient::new(registries[0].channel().await);
+    let refused = sets.update_destination_set(update).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let retry = refused.get_details_retry_info().unwrap().retry_delay;
+    assert!(retry.is_some(), "{refused:?}");
+    sets.list_destination_sets(ListDestinationSetsRequest::default())
+        .await
+        .expect("reads are served from memory");
+    // Longer than a lease.
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(registries[0].status().await.position, before);
+    assert_eq!(
+        registries[0].status().await.nodes_connected,
+        1,
+        "no node left"
+    );
+
+    etcds.run_all();
+    let healed = Instant::now();
+    eventually("the store is up", || async {
+        component(&registries[0], "store").await == ServingStatus::Serving
+    })
+    .await;
+    put_set(&registries[0], "9", 0).await;
+    reaches(&mut view, "changes come again", has_set("9")).await;
+    let within = healed.elapsed();
+    assert!(within < Duration::from_secs(3), "{within:?}");
+    assert!(liveness("router-a", Liveness::Alive)(&view.borrow()));
+    are_equal(&registries).await;
+}
+
+#[tokio::test]
+async fn a_registry_waits_for_an_etcd_that_is_not_there_yet() {
+    let Some(mut etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    etcds.kill_all();
+    let mut waiting = tokio::spawn(registry_with(config("127.0.7.94", &etcds)));
+    sleep(Duration::from_secs(2)).await;
+    etcds.run_all();
+    let registry = timeout(PATIENCE, &mut waiting).await.unwrap().unwrap();
+    eventually("it serves", || async {
+        component(&registry, "store").await == ServingStatus::Serving
+    })
+    .await;
+    assert_eq!(registry.generation().await, 1);
+}
+
+#[tokio::test]
+async fn a_restored_etcd_is_served_by_both_alike() {
+    let Some((mut etcds, registries)) = two(["127.0.7.95", "127.0.7.96"]).await else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let node = session(node("router-a", &registries[0], directory.path())).await;
+    let mut view = node.view();
+    reaches(
+        &mut view,
+        "it is alive",
+        liveness("router-a", Liveness::Alive),
+    )
+    .await;
+    put_set(&registries[0], "kept", 0).await;
+    let snapshot = etcds.save();
+    put_set(&registries[0], "lost", 0).await;
+    reaches(&mut view, "the later set", has_set("lost")).await;
+    etcds.restore(&snapshot);
+    eventually("the store is up", || async {
+        component(&registries[1], "store").await == ServingStatus::Serving
+    })
+    .await;
+    // Past every generation and every revision that was seen before.
+    for i in 0..20 {
+        put_set(&registries[1], "new", [0, 4][i % 2]).await;
+    }
+    reaches(&mut view, "the restored view", |view| {
+        view.set("lost").is_none() && view.set("new").is_some() && view.set("kept").is_some()
+    })
+    .await;
+    assert!(view.borrow().member("router-a").is_some());
+    are_equal(&registries).await;
+    let position = registries[0].status().await.position.unwrap();
+    eventually("the node has the same", || async {
+        view.borrow().checksum == position.checksum
+            || registries[0].status().await.nodes_in_force == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_ever_refers_to_what_another_registry_deleted() {
+    const ROUNDS: u32 = 100;
+    let Some((_etcds, registries)) = two(["127.0.7.97", "127.0.7.98"]).await else {
+        return;
+    };
+    let mut sets = DestinationSetServiceClient::new(registries[0].channel().await);
+    let mut destinations = DestinationServiceClient::new(registries[1].channel().await);
+    let mut referred = 0;
+    for _ in 0..ROUNDS {
+        put_set(&registries[0], "raced", 0).await;
+        are_equal(&registries).await;
+        let delete = DeleteDestinationSetRequest {
+            name: "sets/raced".into(),
+            ..DeleteDestinationSetRequest::default()
+        };
+        let create = CreateDestinationRequest {
+            destination: Some(Destination {
+                name: "sets/raced/destinations/a".into(),
+                uri: "sip:127.0.7.99:5060".into(),
+                ..Destination::default()
+            }),
+            validate_only: false,
+        };
+        let (deleted, created) = tokio::join!(
+            sets.delete_destination_set(delete),
+            destinations.create_destination(create),
+        );
+        assert!(
+            deleted.is_ok() != created.is_ok(),
+            "one of them: {deleted:?} {created:?}"
+        );
+        if created.is_ok() {
+            referred += 1;
+            let list = ListDestinationsRequest {
+                parent: "sets/raced".into(),
+                ..ListDestinationsRequest::default()
+            };
+            let listed = destinations.list_destinations(list).await.unwrap();
+            assert_eq!(listed.into_inner().destinations.len(), 1);
+            let delete = DeleteDestinationRequest {
+                name: "sets/raced/destinations/a".into(),
+                ..DeleteDestinationRequest::default()
+            };
+            destinations.delete_destination(delete).await.unwrap();
+            are_equal(&registries).await;
+        }
+    }
+    assert!(referred > 0 && referred < ROUNDS, "{referred} of {ROUNDS}");
+}
