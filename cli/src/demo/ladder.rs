@@ -1,10 +1,12 @@
-//! The watched call as a ladder: carrier, SBC, both routers, IPBX, and the death drawn in.
+//! The watched call as a ladder: carrier, SBC, both routers, IPBX, what the routers told each other,
+//! and the death drawn in.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use super::bus::{BusTraffic, Told};
 use super::network::Block;
-use super::system::router_name;
+use super::system::Routers;
 use super::tap::{Seen, Traffic};
 use super::{Death, Fault};
 
@@ -13,56 +15,88 @@ const COLUMN: usize = 16;
 /// Width before the first one: the time.
 const MARGIN: usize = 12;
 
-/// Draws a call as the SBC saw it.
+/// Columns of the SBC and of router 0.
+const SBC: usize = 1;
+const ROUTERS: usize = 2;
+
+/// What a row shows.
+enum Row<'a> {
+    Passed(&'a Seen),
+    Told(&'a Told),
+    Struck(usize),
+}
+
+/// Draws a call as the SBC and the routers saw it.
 pub(crate) fn draw(
     block: &Block,
+    routers: Routers,
     traffic: &Traffic,
+    bus: &BusTraffic,
     call_id: &str,
     death: Option<&Death>,
 ) -> String {
-    let column = |address: SocketAddr| -> Option<usize> {
-        [
-            block.carrier(),
-            block.sbc(),
-            block.router(0),
-            block.router(1),
-            block.ipbx(),
-        ]
-        .iter()
-        .position(|own| *own == address)
-    };
-    let mut out = format!("call {call_id}, as the SBC saw it\n\n{:MARGIN$}", "");
-    for name in ["carrier", "SBC", &router_name(0), &router_name(1), "IPBX"] {
+    let names = ["carrier", "SBC", routers.name(0), routers.name(1), "IPBX"];
+    let mut out = format!(
+        "call {call_id}, as the SBC and the routers saw it\n\n{:MARGIN$}",
+        ""
+    );
+    for name in names {
         let _ = write!(out, "{name:COLUMN$}");
     }
-    let seen = traffic.call(call_id);
-    let start = seen.first().map_or(0, |seen| seen.at);
-    let mut dead = None;
     out.push('\n');
-    for message in seen {
-        if let Some(death) = death.filter(|death| dead.is_none() && death.at < message.at) {
-            dead = Some(death.router + 2);
-            let _ = writeln!(
-                out,
-                "{}",
-                row(death.at, start, &bar(&router_name(death.router)))
-            );
-        }
-        let (Some(there), Some(here)) = (column(message.remote), column(block.sbc())) else {
-            continue;
+    let rows = rows(traffic, bus, call_id, death);
+    let start = rows.first().map_or(0, |(at, _)| *at);
+    let (mut dead, mut is_any_unanswered) = (None, false);
+    for (at, shown) in rows {
+        let drawing = match shown {
+            Row::Struck(router) => {
+                dead = Some(ROUTERS + router);
+                bar(routers.name(router))
+            }
+            Row::Told(told) => {
+                is_any_unanswered |= !told.answered;
+                lane(told, dead)
+            }
+            Row::Passed(seen) => match column(block, seen.remote) {
+                Some(there) if seen.came => arrow(&label(seen), there, SBC, dead),
+                Some(there) => arrow(&label(seen), SBC, there, dead),
+                None => continue,
+            },
         };
-        let (from, to) = if message.came {
-            (there, here)
-        } else {
-            (here, there)
-        };
-        let _ = writeln!(
-            out,
-            "{}",
-            row(message.at, start, &arrow(&label(message), from, to, dead))
-        );
+        let _ = writeln!(out, "{}", row(at, start, &drawing));
+    }
+    if is_any_unanswered {
+        let _ = writeln!(out, "\nKDMQ that ends in x was not answered");
     }
     out
+}
+
+/// Returns everything about a call in its order.
+fn rows<'a>(
+    traffic: &'a Traffic,
+    bus: &'a BusTraffic,
+    call_id: &str,
+    death: Option<&Death>,
+) -> Vec<(u64, Row<'a>)> {
+    let passed = traffic.call(call_id).iter();
+    let passed = passed.map(|seen| (seen.at, Row::Passed(seen)));
+    let told = bus.of_call(call_id).into_iter();
+    let told = told.map(|told| (told.at, Row::Told(told)));
+    let struck = death.map(|death| (death.at, Row::Struck(death.router)));
+    let mut rows: Vec<_> = passed.chain(told).chain(struck).collect();
+    rows.sort_by_key(|(at, _)| *at);
+    rows
+}
+
+fn column(block: &Block, address: SocketAddr) -> Option<usize> {
+    let columns = [
+        block.carrier(),
+        block.sbc(),
+        block.router(0),
+        block.router(1),
+        block.ipbx(),
+    ];
+    columns.iter().position(|own| *own == address)
 }
 
 fn row(at: u64, start: u64, drawing: &str) -> String {
@@ -105,6 +139,17 @@ fn arrow(label: &str, from: usize, to: usize, dead: Option<usize>) -> String {
     };
     line[at..at + text.len()].copy_from_slice(&text);
     line.into_iter().collect()
+}
+
+/// Draws what one router told the other.
+fn lane(told: &Told, dead: Option<usize>) -> String {
+    let (from, to) = (ROUTERS + told.from, ROUTERS + 1 - told.from);
+    let drawing = arrow(&format!("KDMQ {}", told.what), from, to, dead);
+    match (told.answered, to > from) {
+        (true, _) => drawing,
+        (false, true) => drawing.replace('>', "x"),
+        (false, false) => drawing.replace('<', "x"),
+    }
 }
 
 fn bar(name: &str) -> String {

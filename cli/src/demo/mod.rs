@@ -1,11 +1,15 @@
 //! `tandem demo`: the main job on a fresh machine, with everything embedded.
 //!
 //! A registry, two routers and an SBC as processes of their own, a carrier and an IPBX whose calls
-//! ring for 0 to 3 s. A router dies under them; the summary says what became of every call.
+//! ring for 0 to 3 s. A router dies under them; the summary says what became of every call, and of
+//! what the routers had told each other. With `--with-kamailio` one of the routers is a Kamailio.
 
 mod agents;
+mod bus;
+mod kamailio;
 mod ladder;
 mod network;
+mod replica;
 mod summary;
 mod system;
 mod tap;
@@ -14,13 +18,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use clap::error::ErrorKind;
+use control::router::v1::ReplicationStatus;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use agents::Agents;
+use bus::BusRecorder;
 use network::Block;
+use replica::Replicas;
 use summary::Summary;
-use system::System;
+use system::{Routers, System};
 use tap::Recorder;
 
 /// Options of the demo.
@@ -41,12 +49,29 @@ pub(crate) struct Options {
     /// Makes the calls' numbers, ring times and tags; random unless given.
     #[arg(long)]
     seed: Option<u64>,
+    /// Puts a real Kamailio in the place of one router; it is the one that something happens to
+    #[arg(long)]
+    with_kamailio: bool,
     /// Leaves everything running afterwards, for a phone, SIPp, sngrep or grpcurl of your own.
     #[arg(long)]
     keep: bool,
     /// Prints one JSON object on the last line of standard output.
     #[arg(long)]
     json: bool,
+}
+
+impl Options {
+    fn routers(&self) -> Routers {
+        match self.with_kamailio {
+            true => Routers::WithKamailio,
+            false => Routers::Tandem,
+        }
+    }
+
+    /// Returns the router that something must happen to, if it may not be either.
+    fn victim(&self) -> Option<usize> {
+        self.with_kamailio.then_some(1)
+    }
 }
 
 /// What may happen to a router.
@@ -72,11 +97,21 @@ const FROZEN: Duration = Duration::from_secs(2);
 
 /// Runs the demo; tells whether every call went as it should.
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
+    if options.with_kamailio && kamailio::program().is_none() {
+        clap::Error::raw(ErrorKind::InvalidValue, kamailio::NEEDED).exit();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(show(options))
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            result = show(options) => result,
+            // What is dropped here takes its processes with it.
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    })
 }
 
 async fn show(options: &Options) -> anyhow::Result<bool> {
@@ -85,11 +120,16 @@ async fn show(options: &Options) -> anyhow::Result<bool> {
         .unwrap_or_else(|| StdRng::from_os_rng().next_u64());
     let block = Block::find()?;
     say(&format!(
-        "starting a registry, two routers and an SBC on {block} (seed {seed})"
+        "starting a registry, {} and an SBC on {block} (seed {seed})",
+        match options.routers() {
+            Routers::Tandem => "two routers",
+            Routers::WithKamailio => "a router, a Kamailio",
+        }
     ));
-    let mut system = System::start(block)?;
+    let mut system = System::start(block, options.routers())?;
     system.ready().await?;
     let recorder = Recorder::start(&system).await?;
+    let bus_recorder = BusRecorder::start(&system).await?;
 
     let plan = agents::Plan {
         calls: options.calls,
@@ -110,9 +150,13 @@ async fn show(options: &Options) -> anyhow::Result<bool> {
     };
     wait(&agents, |progress| progress.ended >= plan.calls).await?;
     let report = agents.finish()?;
-    // The tap is a stream: what was sent last is on its way.
+    // Taps are streams: what was sent last is on its way.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let seen = recorder.finish()?;
+    let killed = death.as_ref().filter(|_| options.fault == Fault::Kill);
+    let bus = bus_recorder.finish(killed.map(|death| death.router))?;
+    let last = killed.and_then(|death| death.last_status.as_ref());
+    let replicas = Replicas::read(&system, last).await?;
 
     if options.json {
         // One object, and nothing that a program would have to skip.
@@ -122,10 +166,14 @@ async fn show(options: &Options) -> anyhow::Result<bool> {
             .map(|death| death.watched.clone())
             .or_else(|| seen.first_call());
         if let Some(call) = watched {
-            println!("\n{}", ladder::draw(&block, &seen, &call, death.as_ref()));
+            let (routers, death) = (options.routers(), death.as_ref());
+            println!(
+                "\n{}",
+                ladder::draw(&block, routers, &seen, &bus, &call, death)
+            );
         }
     }
-    let summary = Summary::new(options, &seen, &report, death.as_ref());
+    let summary = Summary::new(options, &seen, &bus, &replicas, &report, death.as_ref());
     if options.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
@@ -156,6 +204,8 @@ pub(crate) struct Death {
     pub(crate) detected: Option<Duration>,
     /// The Call-ID of the call that is watched.
     pub(crate) watched: String,
+    /// What it had said of its replica, unless it is a Kamailio.
+    pub(crate) last_status: Option<ReplicationStatus>,
 }
 
 /// Waits until the calls are in full swing, then strikes the router of one that is being held.
@@ -169,7 +219,10 @@ async fn strike(
     wait(agents, |progress| progress.placed > half).await?;
     let patience = Instant::now();
     let (watched, router) = loop {
-        if let Some(found) = recorder.held_call(Duration::from_secs_f64(options.hold / 2.0)) {
+        if let Some(found) = recorder.held_call(
+            Duration::from_secs_f64(options.hold / 2.0),
+            options.victim(),
+        ) {
             break found;
         }
         if patience.elapsed() > Duration::from_secs(10) || agents.progress().ended >= options.calls
@@ -180,13 +233,17 @@ async fn strike(
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
+    let last_status = match options.victim() {
+        None => Some(system.replication_status(router).await?),
+        Some(_) => None,
+    };
     let at = nanos_now();
     match options.fault {
         Fault::Kill => system.kill_router(router)?,
         Fault::Freeze => system.freeze_router(router)?,
         Fault::None => unreachable!("nothing to strike with"),
     }
-    let name = system::router_name(router);
+    let name = options.routers().name(router);
     let verb = if options.fault == Fault::Kill {
         "kill -9"
     } else {
@@ -215,6 +272,7 @@ async fn strike(
         at,
         detected,
         watched,
+        last_status,
     })
 }
 

@@ -10,6 +10,9 @@ use rand::{Rng, SeedableRng};
 /// How many blocks are tried.
 const ATTEMPTS: usize = 64;
 
+/// Where routers speak with each other.
+pub(crate) const DMQ_PORT: u16 = 5062;
+
 /// One block of loopback addresses and who lives where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Block(u8, u8);
@@ -37,7 +40,9 @@ impl Block {
             self.router(1),
             self.ipbx(),
         ];
+        let dmq = [self.dmq(0), self.dmq(1)];
         sip.into_iter()
+            .chain(dmq)
             .all(|address| UdpSocket::bind(address).is_ok())
             && TcpListener::bind(self.grpc(self.registry(), 7400)).is_ok()
     }
@@ -61,6 +66,11 @@ impl Block {
     /// Returns the address of router 0 or 1.
     pub(crate) fn router(self, index: usize) -> SocketAddr {
         SocketAddr::new(self.host(if index == 0 { 31 } else { 32 }), 5060)
+    }
+
+    /// Returns where router 0 or 1 speaks with the other.
+    pub(crate) fn dmq(self, index: usize) -> SocketAddr {
+        SocketAddr::new(self.router(index).ip(), DMQ_PORT)
     }
 
     pub(crate) fn ipbx(self) -> SocketAddr {

@@ -1,11 +1,14 @@
 //! What became of the calls, for people and for programs.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::agents::Report;
-use super::system::router_name;
+use super::bus::BusTraffic;
+use super::replica::Replicas;
+use super::system::Routers;
 use super::tap::{Seen, Traffic, is_2xx};
 use super::{Death, Fault, Options, ladder};
 
@@ -17,7 +20,7 @@ pub(crate) struct Summary {
     completed: usize,
     failed: usize,
     /// The router that was struck.
-    killed: Option<String>,
+    killed: Option<&'static str>,
     /// Calls on it at that moment, ringing ones included.
     in_flight_at_kill: usize,
     ringing_at_kill: usize,
@@ -29,6 +32,20 @@ pub(crate) struct Summary {
     slowest_request_ms: u64,
     /// From the death to inactive at the SBC.
     detected_ms: Option<u64>,
+    /// Calls that one router told the other of, and that this one acknowledged.
+    dialogs_replicated: usize,
+    /// Those of them that the Kamailio told of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dialogs_replicated_from_kamailio: Option<usize>,
+    /// From a change to the other Tandem router's answer: half of them took no longer.
+    replication_lag_p50_ms: Option<f64>,
+    replication_lag_p99_ms: Option<f64>,
+    /// Keys that differed between Tandem routers when they were compared last.
+    divergence: u64,
+    /// How long ago that was; null with nobody to compare with.
+    verify_age_seconds: Option<f64>,
+    #[serde(skip)]
+    routers: Routers,
     #[serde(skip)]
     failures: Vec<(String, String)>,
     #[serde(skip)]
@@ -41,9 +58,12 @@ impl Summary {
     pub(crate) fn new(
         options: &Options,
         traffic: &Traffic,
+        bus: &BusTraffic,
+        replicas: &Replicas,
         report: &Report,
         death: Option<&Death>,
     ) -> Self {
+        let routers = options.routers();
         let struck = |seen: &[Seen]| {
             death.is_some_and(|death| traffic.first_router(seen) == Some(death.router))
         };
@@ -78,7 +98,7 @@ impl Summary {
             calls: options.calls,
             completed: report.completed,
             failed: report.failed.len(),
-            killed: death.map(|death| router_name(death.router)),
+            killed: death.map(|death| routers.name(death.router)),
             in_flight_at_kill: in_flight,
             ringing_at_kill: ringing,
             served_by_heir,
@@ -89,6 +109,14 @@ impl Summary {
             detected_ms: death
                 .and_then(|death| death.detected)
                 .map(|detected| detected.as_millis() as u64),
+            dialogs_replicated: bus.calls_told(None),
+            dialogs_replicated_from_kamailio: (routers == Routers::WithKamailio)
+                .then(|| bus.calls_told(Some(1))),
+            replication_lag_p50_ms: replicas.lag_p50.map(milliseconds),
+            replication_lag_p99_ms: replicas.lag_p99.map(milliseconds),
+            divergence: replicas.divergence,
+            verify_age_seconds: replicas.verify_age.map(|age| rounded(age.as_secs_f64())),
+            routers,
             failures: report.failed.clone(),
             duplicates: report.delivered_twice.clone(),
             slowest: report.slowest.map_or_else(String::new, |(method, _)| {
@@ -111,7 +139,7 @@ impl Summary {
             let _ = writeln!(
                 out,
                 "{} was {} while it carried {} calls, {} of them still ringing",
-                router_name(death.router),
+                self.routers.name(death.router),
                 ladder::verb(options.fault),
                 self.in_flight_at_kill,
                 self.ringing_at_kill
@@ -122,7 +150,7 @@ impl Summary {
                         out,
                         "the SBC knew after {ms} ms; {} of its calls went on through {}",
                         self.served_by_heir,
-                        router_name(1 - death.router)
+                        self.routers.name(1 - death.router)
                     );
                 }
                 None => {
@@ -138,6 +166,7 @@ impl Summary {
             "the slowest request, {}, took {} ms; {} requests reached the IPBX twice",
             self.slowest, self.slowest_request_ms, self.delivered_twice
         );
+        self.tell_replication(&mut out, options, death);
         for (call, outcome) in self.failures.iter().take(10) {
             let _ = writeln!(out, "  failed: {call}: {outcome}");
         }
@@ -149,4 +178,48 @@ impl Summary {
         }
         out
     }
+    fn tell_replication(&self, out: &mut String, options: &Options, death: Option<&Death>) {
+        let _ = write!(
+            out,
+            "{} dialogs were replicated to the other router",
+            self.dialogs_replicated
+        );
+        if let Some(from_kamailio) = self.dialogs_replicated_from_kamailio {
+            let _ = write!(out, ", {from_kamailio} of them from the Kamailio");
+        }
+        if let (Some(p50), Some(p99)) = (self.replication_lag_p50_ms, self.replication_lag_p99_ms) {
+            let _ = write!(
+                out,
+                "; it had half of the changes within {p50} ms, 99 in 100 within {p99} ms"
+            );
+        }
+        let killed = death.filter(|_| options.fault == Fault::Kill);
+        let _ = match (self.verify_age_seconds, killed, self.routers) {
+            (Some(age), _, _) => writeln!(
+                out,
+                "\ncompared {age} s ago, the routers differed in {} records",
+                self.divergence
+            ),
+            (None, Some(death), _) => writeln!(
+                out,
+                "\n{} has nobody left to compare with",
+                self.routers.name(1 - death.router)
+            ),
+            (None, None, Routers::WithKamailio) => {
+                writeln!(out, "\na Kamailio does not compare what it holds")
+            }
+            (None, None, Routers::Tandem) => {
+                writeln!(out, "\nthe routers have not compared what they hold")
+            }
+        };
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    rounded(duration.as_secs_f64() * 1000.0)
+}
+
+/// Returns a number with two digits after the point.
+fn rounded(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
 }

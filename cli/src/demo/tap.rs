@@ -110,8 +110,9 @@ impl Recorder {
         Ok(Self { traffic, task })
     }
 
-    /// Returns a call that was answered a moment ago and is held for `left` or so, and its router.
-    pub(crate) fn held_call(&self, left: Duration) -> Option<(String, usize)> {
+    /// Returns a call that was answered a moment ago and is held for `left` or so, and its router,
+    /// which is `on` if there is one.
+    pub(crate) fn held_call(&self, left: Duration, on: Option<usize>) -> Option<(String, usize)> {
         let traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = nanos_now().saturating_sub(left.as_nanos() as u64);
         let mut held = traffic.calls().filter(|(_, seen)| {
@@ -126,8 +127,11 @@ impl Recorder {
                 && answered.is_some_and(|seen| seen.at > recent)
                 && !seen.iter().any(|seen| seen.method == "BYE")
         });
-        let (call, seen) = held.next()?;
-        Some((call.clone(), traffic.first_router(seen)?))
+        held.find_map(|(call, seen)| {
+            let router = traffic.first_router(seen)?;
+            let is_wanted = on.is_none_or(|on| on == router);
+            is_wanted.then(|| (call.clone(), router))
+        })
     }
 
     pub(crate) fn finish(self) -> anyhow::Result<Traffic> {
