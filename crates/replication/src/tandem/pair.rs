@@ -40,6 +40,8 @@ pub(crate) struct Candidate {
 struct Open {
     number: u64,
     began: Instant,
+    /// Whether the sums of the partitions have been sent.
+    is_detailed: bool,
     compared: usize,
     differing: usize,
     /// Announced and not yet received; those may overtake their announcement.
@@ -114,16 +116,18 @@ impl Pair {
         self.finished_at
     }
 
-    /// Tells whether a round may begin, when none is under way or it was given up, which is counted.
-    pub(crate) fn may_begin(&mut self, now: Instant, next: Instant, abandoned: &mut u64) -> bool {
+    /// Sets when to come back, and returns the round that is under way. One that takes too long is given
+    /// up, which is counted.
+    pub(crate) fn under_way(
+        &mut self,
+        now: Instant,
+        next: Instant,
+        abandoned: &mut u64,
+    ) -> Option<u64> {
         self.round_at = Some(next);
-        match self.open {
-            Some(open) if now < open.began + ROUND_PATIENCE => return false,
-            Some(_) => *abandoned += 1,
-            None => {}
-        }
-        self.open = None;
-        true
+        let is_over = |open: &mut Open| now >= open.began + ROUND_PATIENCE;
+        *abandoned += u64::from(self.open.take_if(is_over).is_some());
+        self.open.map(|open| open.number)
     }
 
     /// Begins a round and returns its number.
@@ -132,6 +136,7 @@ impl Pair {
         self.open = Some(Open {
             number: self.rounds,
             began: now,
+            is_detailed: false,
             compared: 0,
             differing: 0,
             lists: 0,
@@ -143,14 +148,45 @@ impl Pair {
         self.open.is_some_and(|open| open.number == number)
     }
 
+    /// The roots of the round differ; tells whether that is news.
+    pub(crate) fn go_into_detail(&mut self) -> bool {
+        let open = self.open.as_mut();
+        open.is_some_and(|open| !std::mem::replace(&mut open.is_detailed, true))
+    }
+
+    /// Everything was found equal, whatever had been found before in the round that we drive.
+    pub(crate) fn note_all_driven(&mut self) {
+        if let Some(open) = &mut self.open {
+            (open.compared, open.differing, open.lists) = (0, 0, 0);
+        }
+        for partition in 0..=u8::MAX {
+            self.note_driven(partition, true);
+        }
+    }
+
+    /// The same in a round that the other drives.
+    pub(crate) fn note_all_followed(&mut self, now: Instant, round: u64) {
+        self.followed = None;
+        self.follow(round, 0);
+        for partition in 0..=u8::MAX {
+            self.note_followed(now, round, partition, true);
+        }
+    }
+
     /// The round came to nothing.
     pub(crate) fn abandon(&mut self) {
         self.open = None;
     }
 
-    /// Begins to follow a round, with what the last one came to.
+    /// Begins to follow a round, if it is new, with what the last one came to.
     pub(crate) fn follow(&mut self, number: u64, divergence: u64) {
         self.divergence = divergence;
+        if self
+            .followed
+            .is_some_and(|followed| followed.number == number)
+        {
+            return;
+        }
         self.followed = Some(Followed {
             number,
             compared: 0,

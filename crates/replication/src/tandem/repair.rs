@@ -184,7 +184,7 @@ pub(crate) struct Repair<'a> {
 }
 
 impl Repair<'_> {
-    /// Begins the next round, unless one is still under way; `next` is when the one after it is due.
+    /// Begins the next round, or asks after the one that is under way; `next` is when to come back.
     pub(crate) fn begin(&mut self, next: Instant) {
         let now = self.now.monotonic;
         self.pulls.sweep(now);
@@ -193,12 +193,15 @@ impl Repair<'_> {
             self.judge(partition, &mut talk);
         }
         self.talk(talk);
+        // While a round is under way its beginning is repeated: it ends when all is equal meanwhile.
         let abandoned = &mut self.counters.rounds_abandoned;
-        if !self.link.pair.may_begin(now, next, abandoned) {
-            return;
-        }
-        self.counters.rounds += 1;
-        let round = self.link.pair.begin(now);
+        let round = match self.link.pair.under_way(now, next, abandoned) {
+            Some(round) => round,
+            None => {
+                self.counters.rounds += 1;
+                self.link.pair.begin(now)
+            }
+        };
         let root = Root {
             round,
             root: self.replica.digests().root().to_le_bytes().to_vec(),
@@ -217,10 +220,7 @@ impl Repair<'_> {
             return DIFFERS;
         }
         let now = self.now.monotonic;
-        for partition in 0..=u8::MAX {
-            let pair = &mut self.link.pair;
-            pair.note_followed(now, root.round, partition, true);
-        }
+        self.link.pair.note_all_followed(now, root.round);
         self.finish();
         DONE
     }
@@ -232,12 +232,11 @@ impl Repair<'_> {
         }
         match status {
             DONE => {
-                for partition in 0..=u8::MAX {
-                    self.link.pair.note_driven(partition, true);
-                }
+                self.link.pair.note_all_driven();
                 self.finish();
             }
-            DIFFERS => self.send_partitions(round),
+            DIFFERS if self.link.pair.go_into_detail() => self.send_partitions(round),
+            DIFFERS => {}
             _ => self.link.pair.abandon(),
         }
     }
