@@ -243,7 +243,10 @@ impl Replication {
             .find(|(other, _)| *other == key)
             .map(|(key, held)| (key, &held.record))?;
         let is_ours = record.ownership.owner == self.config.own;
-        let is_new = change.before != Some(DialogState::Ended);
+        // One that was over when it was first heard of was written by who ended it.
+        let is_new = change
+            .before
+            .is_some_and(|before| before != DialogState::Ended);
         (record.is_ended() && is_new && is_ours).then_some((key, record))
     }
 
