@@ -12,6 +12,7 @@ mod bus;
 mod control_plane;
 mod deaths;
 mod demo;
+mod etcd;
 mod kamailio;
 mod load;
 mod namespaces;

@@ -60,6 +60,7 @@ impl Places {
             };
             let places = Self(BTreeMap::from([
                 ("registry", place(1)),
+                ("registry-2", place(2)),
                 ("carrier", place(10)),
                 ("sbc", place(20)),
                 ("router-1", place(31)),
@@ -125,7 +126,7 @@ impl Places {
 
 fn face(name: &str) -> u16 {
     match name {
-        "registry" => 0,
+        "registry" | "registry-2" => 0,
         "sbc" => 2,
         _ => 1,
     }
@@ -134,6 +135,9 @@ fn face(name: &str) -> u16 {
 /// Everything that runs; killed when dropped.
 pub(crate) struct System {
     pub(crate) places: Places,
+    /// Members of the etcd that two registries share; without any there is one registry with a store
+    /// of its own.
+    pub(crate) etcd: Vec<String>,
     directory: Option<TempDir>,
     running: BTreeMap<&'static str, Child>,
 }
@@ -159,6 +163,7 @@ impl System {
     pub(crate) fn at(places: Places) -> Self {
         Self {
             places,
+            etcd: Vec::new(),
             directory: Some(TempDir::with_prefix("tandem-interop-").unwrap()),
             running: BTreeMap::new(),
         }
@@ -180,9 +185,16 @@ impl System {
         let (place, state) = (self.places.of(name), self.path().join(name));
         fs::create_dir_all(&state).unwrap();
         let mut text = format!("address = \"{}\"\nstate_dir = {state:?}\n", place.ip);
-        if name != "registry" {
-            let registry = self.places.grpc("registry");
-            writeln!(text, "node = {name:?}\nregistry = [\"{registry}\"]").unwrap();
+        let is_registry = name.starts_with("registry");
+        if !is_registry {
+            let addresses = self
+                .registries()
+                .map(|name| self.places.grpc(name).to_string());
+            let registries: Vec<_> = addresses.collect();
+            writeln!(text, "node = {name:?}\nregistry = {registries:?}").unwrap();
+        } else if !self.etcd.is_empty() {
+            let store = format!("backend = \"etcd\"\netcd.endpoints = {:?}", self.etcd);
+            writeln!(text, "[store]\n{store}").unwrap();
         }
         let (grpc, http) = (self.places.grpc(name), self.places.http(name));
         writeln!(
@@ -197,6 +209,13 @@ impl System {
         let file = self.path().join(format!("{name}.toml"));
         fs::write(&file, text).unwrap();
         file
+    }
+
+    /// Returns the registries that nodes are told of.
+    pub(crate) fn registries(&self) -> impl Iterator<Item = &'static str> {
+        let several = !self.etcd.is_empty();
+        let second = several.then_some("registry-2");
+        std::iter::once("registry").chain(second)
     }
 
     /// Returns the command that runs a node in the foreground.

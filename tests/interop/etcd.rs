@@ -1,0 +1,161 @@
+//! Two registries over three real etcd members, all of them struck in turn under 100 calls a second:
+//! no call fails, and every node has the newest configuration soon after.
+
+#[path = "../../crates/store/tests/common/etcd.rs"]
+mod real;
+
+use std::time::{Duration, Instant};
+
+use control::registry::v1::destination_set_service_client::DestinationSetServiceClient;
+use control::registry::v1::status_service_client::StatusServiceClient;
+use control::registry::v1::{
+    ConfigStatus, DestinationSet, GetConfigStatusRequest, UpdateDestinationSetRequest,
+};
+use nix::sys::signal::Signal;
+use real::{Etcds, Setup};
+
+use crate::quiet::{alone, say};
+use crate::sipp::{Calls, Sipp};
+use crate::system::{NODES, PATIENCE, Places, ROUTERS, System};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How soon after etcd is well again every node must have the newest generation.
+const CONVERGED_WITHIN: Duration = Duration::from_secs(3);
+/// Nodes that follow the configuration.
+const FOLLOWERS: u32 = 3;
+
+/// A system over etcd, ready for calls.
+fn ready(etcds: &Etcds) -> System {
+    let mut system = System::at(Places::on_loopback());
+    system.etcd = etcds.endpoints();
+    system.start("registry-2");
+    for node in NODES {
+        system.start(node);
+    }
+    system.put_route();
+    converge(&system);
+    system.wait_until_up(&ROUTERS);
+    system
+}
+
+fn status(system: &System, registry: &str) -> ConfigStatus {
+    system.ask(registry, async |channel| {
+        let mut client = StatusServiceClient::new(channel);
+        let status = client.get_config_status(GetConfigStatusRequest {}).await;
+        // One that has no store yet ends its connections.
+        status.map_or_else(|_| ConfigStatus::default(), tonic::Response::into_inner)
+    })
+}
+
+/// Makes a change; `false` if the registries do not take it now.
+fn change(system: &System) -> bool {
+    let registry = system.registries().last().unwrap();
+    let generation = status(system, registry)
+        .position
+        .map_or(0, |at| at.generation);
+    let request = UpdateDestinationSetRequest {
+        destination_set: Some(DestinationSet {
+            name: format!("sets/change-{generation}"),
+            ..DestinationSet::default()
+        }),
+        allow_missing: true,
+        validate_only: false,
+    };
+    system.ask(registry, async |channel| {
+        let mut client = DestinationSetServiceClient::new(channel);
+        client.update_destination_set(request).await.is_ok()
+    })
+}
+
+/// Makes a change, and waits until every node has acknowledged it; returns how long both took.
+fn converge(system: &System) -> Duration {
+    let began = Instant::now();
+    let deadline = began + 2 * PATIENCE;
+    let mut changed = false;
+    loop {
+        changed = changed || change(system);
+        let all: Vec<_> = system
+            .registries()
+            .map(|name| status(system, name))
+            .collect();
+        let alike = all.iter().all(|one| one.position == all[0].position);
+        let in_force: u32 = all.iter().map(|one| one.nodes_in_force).sum();
+        if changed && alike && in_force == FOLLOWERS {
+            return began.elapsed();
+        }
+        assert!(Instant::now() < deadline, "no agreement: {all:#?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asserts that everybody agrees soon after etcd answered its own tool again.
+fn converges(system: &System, etcds: &Etcds, what: &str) {
+    etcds.wait_until_ready();
+    let took = converge(system);
+    say(&format!("{what}: converged {took:?} after it was healed"));
+    assert!(took < CONVERGED_WITHIN, "{what}: {took:?}");
+}
+
+#[test]
+fn no_call_is_lost_whatever_happens_to_etcd_and_its_registries() {
+    let Some(_permit) = alone(&["sipp", "etcd", "etcdctl"]) else {
+        return;
+    };
+    let Some(mut etcds) = Etcds::start(3, Setup::default()) else {
+        return;
+    };
+    let mut system = ready(&etcds);
+    let calls = Calls {
+        calls: 13_000,
+        rate: 100,
+        hold: 2 * SECOND,
+    };
+    let sipp = Sipp::start(&system, calls);
+    let wait = |seconds| std::thread::sleep(seconds * SECOND);
+
+    wait(2);
+    let leader = etcds.leader();
+    etcds.kill(leader);
+    converges_without(&system, "the leader killed");
+    etcds.run(leader);
+    converges(&system, &etcds, "the leader back");
+
+    etcds.signal(0, Signal::SIGSTOP);
+    wait(5);
+    etcds.signal(0, Signal::SIGCONT);
+    converges(&system, &etcds, "a member hung");
+
+    etcds.kill_all();
+    wait(2);
+    assert!(!change(&system), "nothing is accepted without etcd");
+    system.kill("router-2");
+    wait(1);
+    system.start("router-2");
+    wait(5);
+    etcds.run_all();
+    converges(&system, &etcds, "all killed, and a router meanwhile");
+    system.wait_until_up(&ROUTERS);
+
+    system.kill("registry");
+    wait(3);
+    system.start("registry");
+    converges(&system, &etcds, "a registry killed");
+
+    let both: Vec<_> = system.registries().collect();
+    both.iter().for_each(|registry| system.kill(registry));
+    wait(60);
+    both.iter().for_each(|registry| system.start(registry));
+    converges(&system, &etcds, "both registries gone for 60 s");
+
+    let report = sipp.finish();
+    say(&report.to_string());
+    report.assert_all_completed(calls.calls);
+}
+
+/// Asserts that two members of three are enough.
+fn converges_without(system: &System, what: &str) {
+    let took = converge(system);
+    say(&format!("{what}: converged {took:?} later"));
+    // An election comes first.
+    assert!(took < PATIENCE, "{what}: {took:?}");
+}
