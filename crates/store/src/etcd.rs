@@ -198,8 +198,8 @@ impl Shared {
 
     /// Reads the counter, linearizably; a new store gets one first.
     ///
-    /// Because it might write, etcd puts it through its log. A reading by itself may hang for 7 s
-    /// after an election (etcd 3.4).
+    /// Because it might write, etcd puts it through its log. A reading by itself may stall for seconds
+    /// after an election (etcd issue 12680).
     async fn head(&self) -> Result<Head, StoreError> {
         let head = |client: Client| self.read_or_write_head(client);
         let (head, schema) = self.members.ask(head).await?;
