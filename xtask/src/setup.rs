@@ -20,6 +20,8 @@ const PACKAGES: [(&str, &[&str]); 5] = [
             "/usr/lib64/kamailio/modules/dmq.so",
         ],
     ),
+    ("etcd-server", &["/usr/bin/etcd", "/usr/local/bin/etcd"]),
+    ("etcd-client", &["/usr/bin/etcdctl", "/usr/local/bin/etcdctl"]),
     ("sip-tester", &["/usr/bin/sipp", "/usr/local/bin/sipp"]),
     ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"]),
     ("python3", &["/usr/bin/python3", "/usr/local/bin/python3"]),
