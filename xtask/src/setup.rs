@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell;
 
 /// Debian's packages, and the file that shows that one is there, whoever installed it.
-const PACKAGES: [(&str, &[&str]); 5] = [
+const PACKAGES: [(&str, &[&str]); 7] = [
     (
         "kamailio",
         &["/usr/sbin/kamailio", "/usr/local/sbin/kamailio"],
@@ -21,7 +21,10 @@ const PACKAGES: [(&str, &[&str]); 5] = [
         ],
     ),
     ("etcd-server", &["/usr/bin/etcd", "/usr/local/bin/etcd"]),
-    ("etcd-client", &["/usr/bin/etcdctl", "/usr/local/bin/etcdctl"]),
+    (
+        "etcd-client",
+        &["/usr/bin/etcdctl", "/usr/local/bin/etcdctl"],
+    ),
     ("sip-tester", &["/usr/bin/sipp", "/usr/local/bin/sipp"]),
     ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"]),
     ("python3", &["/usr/bin/python3", "/usr/local/bin/python3"]),
