@@ -1,0 +1,1 @@
+//! The gRPC face that all services share.
