@@ -6,6 +6,7 @@
 mod results;
 mod tandem;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -28,7 +29,7 @@ pub(crate) struct Arguments {
     /// Print the figures as JSON too, on the last line
     #[arg(long)]
     json: bool,
-    /// How often each figure is measured: steady figures are medians, of kill runs the worst counts
+    /// How often each figure is measured: times and memory are medians, of everything else the worst counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds of calls in a steady run
@@ -71,16 +72,20 @@ impl Side {
 pub(crate) enum Load {
     /// Short calls at a steady rate, per second.
     Steady { rate: u32, calls: u32 },
+    /// Many calls held at once: what the routers' replicas differ in, and what a dialog takes.
+    Held,
     /// A router killed while calls are set up and held.
     Kill,
 }
 
 impl Load {
+    const HELD_CALLS: u32 = 6000;
     const KILL_CALLS: u32 = 3000;
 
     fn calls(self) -> u32 {
         match self {
             Self::Steady { calls, .. } => calls,
+            Self::Held => Self::HELD_CALLS,
             Self::Kill => Self::KILL_CALLS,
         }
     }
@@ -88,6 +93,8 @@ impl Load {
     fn arguments(self) -> Vec<String> {
         let (rate, hold) = match self {
             Self::Steady { rate, .. } => (rate, HOLD_MS),
+            // All of them are established for some seconds, in which the replicas are compared.
+            Self::Held => (500, 24_000),
             Self::Kill => (200, 6000),
         };
         let mut words = Vec::new();
@@ -98,9 +105,12 @@ impl Load {
         ] {
             words.extend([name.to_owned(), value.to_string()]);
         }
-        if self == Self::Kill {
-            words.extend(["--kill-router-at".to_owned(), "6".to_owned()]);
-        }
+        let more: &[&str] = match self {
+            Self::Steady { .. } => &[],
+            Self::Held => &["--compare"],
+            Self::Kill => &["--kill-router-at", "6"],
+        };
+        words.extend(more.iter().map(|word| (*word).to_owned()));
         words
     }
 }
@@ -115,6 +125,39 @@ pub(crate) struct Run {
     sbc: Cpu,
     router1: Option<Cpu>,
     router2: Option<Cpu>,
+    /// Of a run that holds its calls.
+    replicas: Option<Replicas>,
+    #[serde(default)]
+    mem: BTreeMap<String, Memory>,
+}
+
+/// What the routers listed, at two times.
+#[derive(Debug, Deserialize)]
+struct Replicas {
+    established: Compared,
+    ended: Compared,
+}
+
+#[derive(Debug, Deserialize)]
+struct Compared {
+    /// How many dialogs each router listed.
+    listed: [u32; 2],
+    /// How many of all of these differ, or are listed by one only.
+    differ: u32,
+}
+
+impl std::fmt::Display for Compared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [one, other] = self.listed;
+        write!(f, "{} of {one} and {other} dialogs differ", self.differ)
+    }
+}
+
+/// Memory of one process with its children, KiB.
+#[derive(Debug, Deserialize)]
+struct Memory {
+    /// Before the first call, and with all of them established.
+    pss_kib: (f64, f64),
 }
 
 #[derive(Debug, Deserialize)]
@@ -142,6 +185,17 @@ impl Run {
             .flatten()
             .map(Cpu::total)
             .sum()
+    }
+
+    /// Returns what a router has grown by for each established call, KiB; the mean of both.
+    fn memory_kib(&self, calls: u32) -> Option<f64> {
+        let grown = |name: &str| {
+            self.mem
+                .get(name)
+                .map(|memory| memory.pss_kib.1 - memory.pss_kib.0)
+        };
+        let routers = grown("router1")? + grown("router2")?;
+        Some(routers / 2.0 / f64::from(calls))
     }
 
     /// Calls that failed at either end; one that failed at both counts once, at least.
@@ -173,7 +227,9 @@ pub(crate) fn peer(arguments: &Arguments) -> Result<()> {
                 [Side::Kamailio, Side::Tandem, Side::KamailioWithoutDmq].map(|side| (side, load)),
             );
         }
-        plan.extend([Side::Kamailio, Side::Tandem].map(|side| (side, Load::Kill)));
+        for load in [Load::Held, Load::Kill] {
+            plan.extend([Side::Kamailio, Side::Tandem].map(|side| (side, load)));
+        }
     }
     plan.retain(|(side, _)| side.chosen(arguments.only));
 
@@ -182,7 +238,11 @@ pub(crate) fn peer(arguments: &Arguments) -> Result<()> {
         eprint!("run {} of {}: {side:?}, {load:?}: ", i + 1, plan.len());
         let run = measure(side, load).with_context(|| format!("{side:?}, {load:?}"))?;
         let (sbc, routers, failed) = (run.sbc.total(), run.routers(), run.failed());
-        eprintln!("SBC {sbc:.0} us, routers {routers:.0} us, {failed} failed");
+        let differ = run.replicas.as_ref().map_or_else(String::new, |replicas| {
+            let Replicas { established, ended } = replicas;
+            format!(", established {established}, ended {ended}")
+        });
+        eprintln!("SBC {sbc:.0} us, routers {routers:.0} us, {failed} failed{differ}");
         results.add(side, load, &run);
     }
     let table = results.table();
@@ -196,26 +256,12 @@ pub(crate) fn peer(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Measures, once more if too few calls came through for figures per call to mean anything.
+/// Measures, once more if that failed: too few calls came through for figures per call to mean anything.
 fn measure(side: Side, load: Load) -> Result<Run> {
-    let enough = |run: &Run| u64::from(run.ok) * 100 >= u64::from(load.calls()) * 95;
-    let run = measure_once(side, load)?;
-    if enough(&run) {
-        return Ok(run);
-    }
-    eprint!(
-        "only {} of {} calls came through, once more: ",
-        run.ok,
-        load.calls()
-    );
-    let run = measure_once(side, load)?;
-    ensure!(
-        enough(&run),
-        "only {} of {} calls came through, twice",
-        run.ok,
-        load.calls()
-    );
-    Ok(run)
+    measure_once(side, load).or_else(|error| {
+        eprint!("{error:#}; once more: ");
+        measure_once(side, load)
+    })
 }
 
 /// Makes one run from start to end; nothing of it goes on running. The logs of a failed run stay.
@@ -234,13 +280,30 @@ fn measure_in(directory: &Path, side: Side, load: Load) -> Result<Run> {
         Side::Tandem => Some(Tandem::start(directory)?),
     };
     match (&tandem, side) {
-        (Some(tandem), _) => command.args(["--pids", &tandem.pids()]),
+        (Some(tandem), _) => command
+            .args(["--pids", &tandem.pids(), "--tandem"])
+            .arg(tandem::binary()),
         (None, Side::KamailioWithoutDmq) => command.arg("--no-dmq"),
         (None, _) => &mut command,
     };
     let printed = shell::output(&mut command)?;
     let run: Run =
         serde_json::from_str(&printed).with_context(|| format!("run.py printed {printed:?}"))?;
+    let enough = load.calls() / 100 * 95;
+    ensure!(
+        run.ok >= enough,
+        "only {} of {} calls came through",
+        run.ok,
+        load.calls()
+    );
+    if let Some(Replicas { established, .. }) = &run.replicas {
+        let [one, other] = established.listed;
+        ensure!(
+            one.min(other) >= enough,
+            "the routers listed only {one} and {other} of {} dialogs",
+            load.calls()
+        );
+    }
     Ok(run)
 }
 

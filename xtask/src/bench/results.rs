@@ -19,6 +19,14 @@ struct Figure {
     failed: u32,
     over_1s: u32,
     slowest_ms: f64,
+    /// Dialogs in which the replicas differed, established and ended; KiB of a router for each.
+    held: Option<Held>,
+}
+
+struct Held {
+    differ_established: u32,
+    differ_ended: u32,
+    memory_kib: f64,
 }
 
 /// Every run so far.
@@ -35,18 +43,34 @@ impl Results {
             failed: run.failed(),
             over_1s: run.response_times.over_1s,
             slowest_ms: run.response_times.slowest_ms.unwrap_or(0.0),
+            held: Held::of(load, run),
         });
+    }
+
+    fn middle(
+        &self,
+        side: Side,
+        load: impl Fn(Load) -> bool,
+        read: impl Fn(&Figure) -> Option<f64>,
+    ) -> Option<f64> {
+        let figures = self.0.iter();
+        let figures = figures.filter(|figure| figure.side == side && load(figure.load));
+        median(figures.filter_map(read).collect())
     }
 
     fn steady(&self, side: Side, rate: u32, read: impl Fn(&Figure) -> f64) -> Option<f64> {
         let of = |load| matches!(load, Load::Steady { rate: r, .. } if r == rate);
-        median(
-            self.0
-                .iter()
-                .filter(|figure| figure.side == side && of(figure.load))
-                .map(read)
-                .collect(),
-        )
+        self.middle(side, of, |figure| Some(read(figure)))
+    }
+
+    fn held(&self, side: Side, read: impl Fn(&Figure) -> Option<f64>) -> Option<f64> {
+        self.middle(side, |load| load == Load::Held, read)
+    }
+
+    fn differ(&self, side: Side, read: impl Fn(&Held) -> u32) -> Option<f64> {
+        let held = self.0.iter().filter(|figure| figure.side == side);
+        let held = held.filter_map(|figure| figure.held.as_ref());
+        held.map(|held| f64::from(read(held))).reduce(f64::max)
     }
 
     fn worst(
@@ -71,8 +95,11 @@ impl Results {
         let mut table =
             "| figure | Kamailio | Tandem | Kamailio / Tandem |\n|---|---|---|---|\n".to_owned();
         let mut row = |name: &str, kamailio: Option<f64>, tandem: Option<f64>, ratio: bool| {
-            let shown = |figure: Option<f64>| {
-                figure.map_or("-".to_owned(), |figure| format!("{figure:.0}"))
+            let shown = |figure: Option<f64>| match figure {
+                // KiB for each dialog are few.
+                Some(figure) if ratio && figure < 20.0 => format!("{figure:.1}"),
+                Some(figure) => format!("{figure:.0}"),
+                None => "-".to_owned(),
             };
             let ratio = match (kamailio, tandem) {
                 (Some(kamailio), Some(tandem)) if ratio && tandem > 0.0 => {
@@ -103,13 +130,13 @@ impl Results {
                 true,
             );
             row(
-                &format!("routers, the same, Kamailio with DMQ, {rate} calls/s"),
+                &format!("routers, the same, replicating, {rate} calls/s"),
                 routers(kamailio),
                 routers(tandem),
                 true,
             );
             row(
-                &format!("routers, Kamailio without DMQ, {rate} calls/s"),
+                &format!("routers, only Tandem replicating, {rate} calls/s"),
                 routers(without),
                 routers(tandem),
                 true,
@@ -118,6 +145,36 @@ impl Results {
                 &format!("calls failed, {rate} calls/s, worst run"),
                 failed(kamailio),
                 failed(tandem),
+                false,
+            );
+        }
+        row(
+            "6000 calls at 500/s: routers, us of CPU per call",
+            self.held(kamailio, |figure| Some(figure.routers)),
+            self.held(tandem, |figure| Some(figure.routers)),
+            true,
+        );
+        row(
+            "the same: KiB of a router per established dialog",
+            self.held(kamailio, |figure| Some(figure.held.as_ref()?.memory_kib)),
+            self.held(tandem, |figure| Some(figure.held.as_ref()?.memory_kib)),
+            true,
+        );
+        let read = [
+            (
+                "the same: dialogs that differ, all established",
+                (|held| held.differ_established) as fn(&Held) -> u32,
+            ),
+            (
+                "the same: dialogs that differ, 5 s after the last BYE",
+                |held| held.differ_ended,
+            ),
+        ];
+        for (name, read) in read {
+            row(
+                name,
+                self.differ(kamailio, read),
+                self.differ(tandem, read),
                 false,
             );
         }
@@ -161,6 +218,10 @@ impl Results {
             "router_cpu_us_per_call": per_rate(&|rate| sides(&|side| self.steady(side, rate, |figure| figure.routers))),
             "router_cpu_us_per_call_without_dmq":
                 per_rate(&|rate| json!({"kamailio": self.steady(Side::KamailioWithoutDmq, rate, |figure| figure.routers)})),
+            "held_router_cpu_us_per_call": sides(&|side| self.held(side, |figure| Some(figure.routers))),
+            "held_router_kib_per_dialog": sides(&|side| self.held(side, |figure| Some(figure.held.as_ref()?.memory_kib))),
+            "replicas_differ_established": sides(&|side| self.differ(side, |held| held.differ_established)),
+            "replicas_differ": sides(&|side| self.differ(side, |held| held.differ_ended)),
             "kill_failed": sides(&|side| self.killed(side, |figure| f64::from(figure.failed))),
             "kill_over_1s": sides(&|side| self.killed(side, |figure| f64::from(figure.over_1s))),
             "kill_slowest_ms": sides(&|side| self.killed(side, |figure| figure.slowest_ms)),
@@ -180,8 +241,8 @@ pub(super) fn write_down(table: &str, rounds: u32, seconds: u32, load_average: f
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     write!(
         text,
-        "\n## {}\n\n{}, {} cores, Linux {}, Kamailio {kamailio}. Steady runs of {seconds} s: median of {rounds}; \
-         kill runs: worst of {rounds}. Load average before: {load_average}.\n\n{table}",
+        "\n## {}\n\n{}, {} cores, Linux {}, Kamailio {kamailio}. Steady runs of {seconds} s. Times and memory: \
+         median of {rounds}; all else: worst of {rounds}. Load average before: {load_average}.\n\n{table}",
         day.trim(),
         cpu_model()?,
         std::thread::available_parallelism()?,
@@ -189,6 +250,17 @@ pub(super) fn write_down(table: &str, rounds: u32, seconds: u32, load_average: f
     )?;
     fs::write(path, text)?;
     Ok(())
+}
+
+impl Held {
+    fn of(load: Load, run: &Run) -> Option<Self> {
+        let replicas = run.replicas.as_ref()?;
+        Some(Self {
+            differ_established: replicas.established.differ,
+            differ_ended: replicas.ended.differ,
+            memory_kib: run.memory_kib(load.calls())?,
+        })
+    }
 }
 
 fn cpu_model() -> Result<String> {
@@ -224,6 +296,11 @@ mod tests {
             failed,
             over_1s: failed,
             slowest_ms: f64::from(failed),
+            held: (load == Load::Held).then(|| Held {
+                differ_established: failed,
+                differ_ended: 0,
+                memory_kib: sbc / 10.0,
+            }),
         }
     }
 
@@ -240,6 +317,9 @@ mod tests {
             figure(Side::Tandem, steady, 60.0, 0),
             figure(Side::Tandem, steady, 62.0, 0),
             figure(Side::KamailioWithoutDmq, steady, 200.0, 0),
+            figure(Side::Kamailio, Load::Held, 300.0, 2),
+            figure(Side::Kamailio, Load::Held, 320.0, 5),
+            figure(Side::Tandem, Load::Held, 62.0, 0),
             figure(Side::Kamailio, Load::Kill, 0.0, 2),
             figure(Side::Kamailio, Load::Kill, 0.0, 7),
         ]);
@@ -256,10 +336,17 @@ mod tests {
             json["kill_failed"],
             json!({"kamailio": 7.0, "tandem": null})
         );
-        assert!(
-            results
-                .table()
-                .contains("| SBC, us of CPU per call, 400 calls/s | 610 | 61 | 10.0 |")
+        assert_eq!(
+            json["replicas_differ_established"],
+            json!({"kamailio": 5.0, "tandem": 0.0})
         );
+        let table = results.table();
+        for row in [
+            "| SBC, us of CPU per call, 400 calls/s | 610 | 61 | 10.0 |",
+            "| the same: KiB of a router per established dialog | 31 | 6.2 | 5.0 |",
+            "| the same: dialogs that differ, all established | 5 | 0 | - |",
+        ] {
+            assert!(table.contains(row), "{row} is not in\n{table}");
+        }
     }
 }

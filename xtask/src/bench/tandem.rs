@@ -1,4 +1,5 @@
-//! Tandem in the arrangement of `bench/peer`: a registry, an SBC, two routers, one route to the IPBX.
+//! Tandem in the arrangement of `bench/peer`: a registry, an SBC, two routers that replicate, one route
+//! to the IPBX.
 
 use std::fs::{self, File};
 use std::net::UdpSocket;
@@ -7,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use control::registry::v1::route_result::NextHop;
 use control::registry::v1::route_service_client::RouteServiceClient;
 use control::registry::v1::{Route, RouteResult, UpdateRouteRequest};
+use control::router::v1::replication_service_client::ReplicationServiceClient;
+use control::router::v1::{GetReplicationStatusRequest, ReplicationStatus};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -18,6 +21,7 @@ use crate::shell;
 
 const REGISTRY: &str = "127.0.0.1:7400";
 const IPBX: &str = "sip:127.0.0.40:5060";
+const ROUTERS: [(&str, &str); 2] = [("router1", "127.0.0.31"), ("router2", "127.0.0.32")];
 
 /// How long the processes may take to be ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -44,11 +48,11 @@ impl Tandem {
 
     fn start_all(&mut self, directory: &Path) -> Result<()> {
         self.spawn(directory, "registry", "registry", "127.0.0.1", "")?;
-        put_route()?;
+        block_on(put_route())?;
         let sip = |address: &str, allow: &str| {
             format!("[sip]\nlisten = [\"{address}:5060\"]\nallow = [{allow}]\n")
         };
-        for (name, address) in [("router1", "127.0.0.31"), ("router2", "127.0.0.32")] {
+        for (name, address) in ROUTERS {
             self.spawn(directory, name, "router", address, &sip(address, ""))?;
         }
         let carrier_and_ipbx = "\"127.0.0.10\", \"127.0.0.40\"";
@@ -59,6 +63,7 @@ impl Tandem {
             "127.0.0.20",
             &sip("127.0.0.20", carrier_and_ipbx),
         )?;
+        block_on(wait_until_replicating())?;
         self.wait_until_ready()
     }
 
@@ -179,45 +184,71 @@ impl Process {
     }
 }
 
-/// Puts the one rule into the registry: everything goes to the IPBX.
-fn put_route() -> Result<()> {
+fn block_on(what: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let end = Instant::now() + PATIENCE;
-        let mut client = loop {
-            match RouteServiceClient::connect(format!("http://{REGISTRY}")).await {
-                Ok(client) => break client,
-                Err(error) if Instant::now() > end => {
-                    return Err(error).context("the registry does not answer");
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        };
-        let result = RouteResult {
-            next_hop: Some(NextHop::Uri(IPBX.to_owned())),
-            ..RouteResult::default()
-        };
-        let route = Route {
-            name: "routes/ipbx".to_owned(),
-            results: vec![result],
-            ..Route::default()
-        };
-        let request = UpdateRouteRequest {
-            route: Some(route),
-            allow_missing: true,
-            ..UpdateRouteRequest::default()
-        };
-        client
-            .update_route(request)
-            .await
-            .context("the registry refuses the route")?;
-        Ok(())
-    })
+    runtime.block_on(what)
 }
 
-fn binary() -> PathBuf {
+/// Puts the one rule into the registry: everything goes to the IPBX.
+async fn put_route() -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    let mut client = loop {
+        match RouteServiceClient::connect(format!("http://{REGISTRY}")).await {
+            Ok(client) => break client,
+            Err(error) if Instant::now() > end => {
+                return Err(error).context("the registry does not answer");
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    let result = RouteResult {
+        next_hop: Some(NextHop::Uri(IPBX.to_owned())),
+        ..RouteResult::default()
+    };
+    let route = Route {
+        name: "routes/ipbx".to_owned(),
+        results: vec![result],
+        ..Route::default()
+    };
+    let request = UpdateRouteRequest {
+        route: Some(route),
+        allow_missing: true,
+        ..UpdateRouteRequest::default()
+    };
+    client
+        .update_route(request)
+        .await
+        .context("the registry refuses the route")?;
+    Ok(())
+}
+
+/// Waits until each router has the other on its bus.
+async fn wait_until_replicating() -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    for (name, address) in ROUTERS {
+        while !replication_status(address)
+            .await
+            .is_ok_and(|status| status.ready && status.nodes_active == 1)
+        {
+            ensure!(
+                Instant::now() < end,
+                "{name} did not find the other router on the bus within {PATIENCE:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn replication_status(address: &str) -> Result<ReplicationStatus> {
+    let mut client = ReplicationServiceClient::connect(format!("http://{address}:7401")).await?;
+    let status = client.get_replication_status(GetReplicationStatusRequest {});
+    Ok(status.await?.into_inner())
+}
+
+pub(super) fn binary() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| shell::root().join("target"), PathBuf::from);
     target.join("release/tandem")
