@@ -47,8 +47,8 @@ pub struct NodeStatus {
     pub last_heard: Option<Instant>,
     /// Channel requests to it that wait for their answer.
     pub in_flight: usize,
-    /// Time to an answer, smoothed with a gain of 1/8. That of a repeated request counts from its
-    /// first transmission: too long rather than never known where it exceeds the first wait.
+    /// Time to an answer, smoothed with a gain of 1/8. That of a repeated request, which counts from
+    /// its first transmission, is taken only while nothing better is known (Karn's rule).
     pub smoothed_rtt: Option<Duration>,
     /// Requests sent to it, notifications included, repeats not.
     pub sent: u64,
@@ -76,6 +76,9 @@ const REFUSAL_SPACING: Duration = Duration::from_millis(15);
 /// What took longer, or was repeated and took as long as the longest wait, says little of the network.
 const RTT_MAX: Duration = Duration::from_secs(1);
 const REPEATED_RTT_MAX: Duration = Duration::from_millis(500);
+/// So many requests, each sent after the answer to the one before, and all of them repeated: not
+/// loss, the way has become longer than the first wait.
+const REPEATED_TO_SLOWER: u32 = 4;
 
 /// Something is owed, and nothing has been heard since `since`.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +105,14 @@ pub(crate) struct Node {
     /// News to be told before that, and how far they travel.
     pub(crate) announcement: Option<u8>,
     silence: Option<Silence>,
+    repeated: Repeated,
+}
+
+/// Answers to repeated requests since one that was not repeated.
+#[derive(Clone, Copy, Debug, Default)]
+struct Repeated {
+    in_a_row: u32,
+    last: Option<Instant>,
 }
 
 impl Node {
@@ -128,6 +139,7 @@ impl Node {
             next_ping: now,
             announcement: None,
             silence: None,
+            repeated: Repeated::default(),
         }
     }
 
@@ -192,9 +204,10 @@ impl Node {
     }
 
     /// A final response ended a request.
-    pub(crate) fn handle_answer(&mut self, took: Duration, repeats: u32) {
+    pub(crate) fn handle_answer(&mut self, now: Instant, request: &Request) {
         self.status.answered += 1;
-        if repeats > 0 && took >= REPEATED_RTT_MAX {
+        let took = now.duration_since(request.sent);
+        if !self.is_sample(now, request, took) {
             return;
         }
         let took = took.min(RTT_MAX);
@@ -202,6 +215,22 @@ impl Node {
             None => took,
             Some(smoothed) => (smoothed * 7 + took) / 8,
         });
+    }
+
+    /// Tells whether the time to an answer says how long the way is. Nobody knows which of several
+    /// transmissions was answered, and what loss adds would make all later requests wait.
+    fn is_sample(&mut self, now: Instant, request: &Request, took: Duration) -> bool {
+        if request.repeats == 0 {
+            self.repeated = Repeated::default();
+            return true;
+        }
+        if self.repeated.last.is_none_or(|last| request.sent >= last) {
+            self.repeated.in_a_row += 1;
+            self.repeated.last = Some(now);
+        }
+        let is_best =
+            self.status.smoothed_rtt.is_none() || self.repeated.in_a_row > REPEATED_TO_SLOWER;
+        is_best && took < REPEATED_RTT_MAX
     }
 
     /// Some request was repeated.
@@ -259,5 +288,84 @@ impl Node {
         let ping = (pings && self.notification.is_none()).then_some(self.next_ping);
         let requests = self.requests.values().map(Request::poll_timeout);
         requests.chain(self.lost_at()).chain(ping).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Waits;
+
+    /// A node whose requests are answered one after the other.
+    struct Answered {
+        now: Instant,
+        node: Node,
+    }
+
+    impl Answered {
+        #[allow(clippy::disallowed_methods, reason = "an origin for simulated time")]
+        fn new() -> Self {
+            let now = Instant::now();
+            let node = Node::new(now, SocketAddr::from(([10, 0, 0, 1], 5060)));
+            Self { now, node }
+        }
+
+        fn send(&self) -> Request {
+            let waits = Waits::of(Schedule::Tandem, self.node.status.smoothed_rtt);
+            Request::new(self.now, Purpose::Data, Box::default(), 0, waits)
+        }
+
+        /// Some requests sent at once are answered so many milliseconds later; returns the round trip
+        /// that is believed then.
+        fn answer(&mut self, requests: Vec<Request>, after: u64) -> u128 {
+            self.now += Duration::from_millis(after);
+            for mut request in requests {
+                while request.take_repeat(self.now) {}
+                self.node.handle_answer(self.now, &request);
+            }
+            let believed = self.node.status.smoothed_rtt;
+            believed.unwrap_or_default().as_millis()
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_repeated_request_says_nothing_of_a_known_way() {
+        let mut answered = Answered::new();
+        assert_eq!(answered.answer(vec![answered.send()], 8), 8);
+        // Many that were lost at once are answered at once.
+        let lost: Vec<_> = (0..50).map(|_| answered.send()).collect();
+        assert_eq!(answered.answer(lost, 160), 8);
+        for _ in 0..20 {
+            for _ in 0..REPEATED_TO_SLOWER - 1 {
+                assert_eq!(answered.answer(vec![answered.send()], 60), 8);
+            }
+            assert_eq!(answered.answer(vec![answered.send()], 8), 8);
+        }
+        assert_eq!(answered.node.status.answered, 1 + 50 + 20 * 4);
+    }
+
+    #[test]
+    fn a_way_that_has_become_longer_is_believed_after_some_answers() {
+        let mut answered = Answered::new();
+        answered.answer(vec![answered.send()], 8);
+        for _ in 0..REPEATED_TO_SLOWER {
+            assert_eq!(answered.answer(vec![answered.send()], 200), 8);
+        }
+        // Until the first wait is long enough: from then on nothing is repeated.
+        let believed: Vec<_> = (0..4)
+            .map(|_| answered.answer(vec![answered.send()], 200))
+            .collect();
+        assert_eq!(believed, [32, 53, 71, 87]);
+        let request = answered.send();
+        answered.answer(vec![request], 200);
+        assert_eq!(answered.node.repeated.in_a_row, 0);
+    }
+
+    #[test]
+    fn a_way_longer_than_the_first_wait_is_known_at_once() {
+        let mut answered = Answered::new();
+        assert_eq!(answered.answer(vec![answered.send()], 300), 300);
+        let mut answered = Answered::new();
+        assert_eq!(answered.answer(vec![answered.send()], 600), 0);
     }
 }

@@ -189,7 +189,7 @@ impl Bus {
         let Some(node) = self.nodes.get_mut(&address) else {
             return;
         };
-        node.handle_answer(took, request.repeats);
+        node.handle_answer(now, request);
         match request.purpose {
             Purpose::Data => self.events.push_back(Event::Answered {
                 node: address,
