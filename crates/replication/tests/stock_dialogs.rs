@@ -4,6 +4,8 @@
 
 mod stock_model;
 
+use std::collections::BTreeSet;
+
 use dmq_bodies::{DialogState as WireState, Did, slot};
 use replication::{Cause, DialogKey, DialogState, Observed, Origin};
 use stock_model::kamailio::Version::{V56, V62};
@@ -236,6 +238,73 @@ fn a_restarted_node_gets_everything_and_nobody_else_does() {
     let told = world.said.iter().filter(|said| said.to == stock(1));
     let updates = told.filter(|said| said.word() == "UPDATE(4)").count();
     assert_eq!(updates, 0, "only the asker is answered");
+}
+
+#[test]
+fn a_restarted_node_is_told_no_state_of_what_it_has_lost() {
+    for seed in 20..30 {
+        let mut world = World::settled(seed, &[V56, V56]);
+        for call_id in ["goes on", "ends", "ends before", "ends after"] {
+            world.call(call_id);
+        }
+        let theirs = world.kamailio(1, |now, it| it.invite(now, "changes", 4_001));
+        world.run(ms(100));
+        world.kamailio(1, |now, it| it.confirm(now, theirs));
+        world.run(ms(100));
+        // STATE(5) has been told, RM is still to come.
+        world.bye("ends before");
+        world.run(ms(1_000));
+        world.cut.insert(stock(0));
+        world.bye("ends");
+        world.run(ms(20_000));
+        world.cut.remove(&stock(0));
+        world.kamailio(0, |_, it| it.restart());
+        world.run(ms(1_000));
+        // It is up again and has not asked yet.
+        world.bye("ends after");
+        let key = stock_key("changes", 4_001);
+        world.see_as(&key, Observed::Refreshed(leg(7, "sip:alice@10.9.0.77")));
+        world.run(ms(3_000));
+        world.kamailio(0, |now, it| it.sync(now));
+        world.run(ms(60_000));
+        let kamailio = &world.kamailios[0];
+        let errors = kamailio.log.iter().filter(|line| line.starts_with("ERROR"));
+        assert_eq!(errors.count(), 0, "seed {seed}: {:?}", kamailio.log);
+        let known: BTreeSet<_> = kamailio
+            .dialogs
+            .values()
+            .map(|it| &it.call_id[..])
+            .collect();
+        let living = [&b"changes"[..], b"goes on"];
+        assert_eq!(known, living.into(), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_ended_meanwhile_ends_at_a_node_that_asks_without_having_restarted() {
+    let mut world = World::settled(31, &[V56, V56]);
+    for call_id in ["goes on", "ends", "ends before", "ends after"] {
+        world.call(call_id);
+    }
+    world.bye("ends before");
+    world.run(ms(1_000));
+    world.cut.insert(stock(0));
+    world.bye("ends");
+    world.run(ms(20_000));
+    world.cut.clear();
+    world.run(ms(2_000));
+    world.kamailio(0, |now, it| it.sync(now));
+    world.bye("ends after");
+    world.run(ms(60_000));
+    let kamailio = &world.kamailios[0];
+    let known: Vec<_> = kamailio
+        .dialogs
+        .values()
+        .map(|it| &it.call_id[..])
+        .collect();
+    assert_eq!(known, [b"goes on"]);
+    let errors = kamailio.log.iter().filter(|line| line.starts_with("ERROR"));
+    assert_eq!(errors.count(), 0, "{:?}", kamailio.log);
 }
 
 #[test]

@@ -2,7 +2,10 @@
 //!
 //! A dialog that the node does not know is told whole in the state it has; then its state when that
 //! rises, all of it when variables or profiles change, and STATE(4) again when a leg of a confirmed
-//! dialog has moved. After its end STATE(5), RM some seconds later. If an UPDATE or STATE was on its
+//! dialog has moved. After its end STATE(5), RM some seconds later. A node that was away or asked for
+//! everything may have started anew or not: a STATE for a dialog that it does not know makes it log an
+//! ERROR, so it is told whole of every dialog, those included that have ended: UPDATE(5) instead of
+//! STATE(5), as Kamailio itself answers who asks. If an UPDATE or STATE was on its
 //! way then, or was never answered, both are said once more when no repeat of it can arrive any
 //! longer: an UPDATE after RM revives the dialog (5.6.3). Otherwise they are not: a node that has
 //! done its part would log an ERROR for each. Source: PROTOCOL 5.
@@ -40,6 +43,8 @@ pub(super) enum Step {
     State,
     /// STATE(5).
     End,
+    /// UPDATE(5): the same to a node that may not know the dialog.
+    EndWhole,
     /// RM.
     Remove,
 }
@@ -68,7 +73,7 @@ impl Content {
 /// How far the end of a dialog was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// STATE(5) is to be told.
+    /// STATE(5), or UPDATE(5), is to be told.
     State { again: bool },
     /// RM is to be told, not before that.
     Remove { at: Instant, again: bool },
@@ -100,17 +105,31 @@ impl Told {
 
     /// The node went away; tells whether there is anything left to remember.
     pub(super) fn lose(&mut self) -> bool {
-        self.is_in_doubt |= self
-            .in_flight
-            .take()
-            .is_some_and(|(_, step)| may_revive(step));
+        self.withdraw();
         self.is_queued = false;
+        self.mistrust();
         self.content.is_some() || self.is_in_doubt || self.ending.is_some()
+    }
+
+    /// Returns the request that nobody is to wait for any more.
+    fn withdraw(&mut self) -> Option<dmq::RequestId> {
+        let (request, step) = self.in_flight.take()?;
+        self.is_in_doubt |= may_revive(step);
+        Some(request)
+    }
+
+    /// The node may have started anew: what it knew of the dialog, its end included, it may not know.
+    fn mistrust(&mut self) {
+        self.is_stale |= self.content.is_some() || self.is_ending();
+        if let Some(Ending::Remove { again: false, .. }) = self.ending {
+            self.ending = Some(Ending::State { again: false });
+        }
     }
 
     /// Returns what to tell next, if anything and now.
     fn next(&self, now: Instant, record: Option<&DialogRecord>) -> Option<Step> {
         match self.ending {
+            Some(Ending::State { again: false }) if self.is_stale => return Some(Step::EndWhole),
             Some(Ending::State { .. }) => return Some(Step::End),
             Some(Ending::Remove { at, .. }) => return (at <= now).then_some(Step::Remove),
             Some(Ending::Repeat { .. }) => return None,
@@ -152,7 +171,7 @@ impl Told {
     /// The end was told as far as `step`; returns when it goes on, or `None` when all is said.
     fn take_end(&mut self, now: Instant, step: Step, is_known: bool) -> Option<Instant> {
         let (again, is_state) = match (self.ending, step) {
-            (Some(Ending::State { again }), Step::End) => (again, true),
+            (Some(Ending::State { again }), Step::End | Step::EndWhole) => (again, true),
             (Some(Ending::Remove { again, .. }), Step::Remove) => (again, false),
             _ => return Some(now),
         };
@@ -173,7 +192,7 @@ impl Told {
 }
 
 fn may_revive(step: Step) -> bool {
-    matches!(step, Step::Update | Step::State)
+    matches!(step, Step::Update | Step::State | Step::EndWhole)
 }
 
 impl Node {
@@ -234,10 +253,9 @@ impl Node {
             return;
         }
         told.is_refused |= is_new;
-        if let Some((request, _)) = told.in_flight.take() {
+        if let Some(request) = told.withdraw() {
             self.requests.remove(&request);
             self.withdrawn.push(request);
-            told.is_in_doubt = true;
         }
         // What was there before the node was, others have told it.
         let may_know = told.content.is_some() || told.is_stale || told.is_in_doubt || !is_held;
@@ -271,12 +289,30 @@ impl Node {
         }
     }
 
-    /// It asks for everything, so it has nothing. What has ended it is told all the same: another
-    /// node may answer it with a dialog that is over and never freed then (PROTOCOL 9.6).
+    /// It asks for everything: it has started anew, or had nobody left on its list. Ends are told once
+    /// more, too: another node may answer it with a dialog that is over and never freed then
+    /// (PROTOCOL 9.6).
     pub(super) fn forget_told(&mut self) {
-        for told in self.dialogs.values_mut() {
+        let mut ending = Vec::new();
+        for (key, told) in &mut self.dialogs {
+            // What tells a dialog whole may arrive at any time.
+            let is_of_known =
+                |(_, step): &(_, Step)| !matches!(step, Step::Update | Step::EndWhole);
+            if told.in_flight.as_ref().is_some_and(is_of_known)
+                && let Some(request) = told.withdraw()
+            {
+                self.requests.remove(&request);
+                self.withdrawn.push(request);
+            }
+            told.mistrust();
             told.content = None;
             told.is_refused = false;
+            if matches!(told.ending, Some(Ending::State { .. })) {
+                ending.push(key.clone());
+            }
+        }
+        for key in ending {
+            self.queue_dialog(&key);
         }
     }
 
@@ -399,7 +435,10 @@ impl Node {
                 told.is_stale |= step == Step::Update;
                 Some(now)
             }
-            (Step::End | Step::Remove, 408) => Some(now),
+            (Step::End | Step::EndWhole | Step::Remove, 408) => {
+                told.is_in_doubt |= may_revive(step);
+                Some(now)
+            }
             (Step::Update | Step::State, 200..=299) => {
                 told.take(step, sent);
                 Some(now)
@@ -413,7 +452,9 @@ impl Node {
                 told.is_refused = true;
                 None
             }
-            (Step::End, _) => told.take_end(now, step, (200..=299).contains(&status)),
+            (Step::End | Step::EndWhole, _) => {
+                told.take_end(now, step, (200..=299).contains(&status))
+            }
             (Step::Remove, _) => told.take_end(now, step, true),
         };
         let is_over = told.is_ending() && goes_on.is_none();
@@ -448,7 +489,7 @@ fn body_of(
     let content = record.map_or(ENDED, Content::of);
     let message = match (step, record) {
         (Step::Remove, _) => DialogMessage::Remove(Remove { did, last_modified }),
-        (Step::Update, Some(record)) => {
+        (Step::Update | Step::EndWhole, Some(record)) => {
             DialogMessage::Update(Box::new(update(key, record, did, last_modified)))
         }
         (Step::State, Some(record)) => DialogMessage::State(Box::new(StateChange {
@@ -456,7 +497,7 @@ fn body_of(
             last_modified,
             change: state_told(record),
         })),
-        (Step::End | Step::Update | Step::State, _) => {
+        (Step::End | Step::EndWhole | Step::Update | Step::State, _) => {
             DialogMessage::State(Box::new(StateChange {
                 did,
                 last_modified,
