@@ -1,4 +1,5 @@
-//! Chores, in Rust: `cargo xtask setup`, `cargo xtask test`, `cargo xtask bench peer`.
+//! Chores, in Rust: `cargo xtask setup`, `cargo xtask test`, `cargo xtask docs`, `cargo xtask bench
+//! peer`.
 #![allow(clippy::print_stdout)] // a command line
 
 mod bench;
@@ -28,6 +29,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Writes the tables of docs/configuration.md anew, from what the program says of its settings
+    Docs,
     /// Measures
     #[command(subcommand)]
     Bench(Bench),
@@ -43,8 +46,17 @@ fn main() -> Result<()> {
     match Arguments::parse().chore {
         Chore::Setup => setup::run(),
         Chore::Test { arguments } => test(&arguments),
+        Chore::Docs => docs(),
         Chore::Bench(Bench::Peer(arguments)) => bench::peer(&arguments),
     }
+}
+
+fn docs() -> Result<()> {
+    shell::run(
+        shell::cargo()
+            .args(["test", "--quiet", "--package", "tests", "--test", "docs"])
+            .env("REWRITE", "1"),
+    )
 }
 
 /// Tests of real peers run with `TANDEM_PEERS=1` only; without it they say what they left out.

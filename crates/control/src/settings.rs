@@ -15,20 +15,61 @@ use std::{env, fs};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-/// One setting that a process knows.
+/// One setting that a process knows: what `--help` and docs/configuration.md say of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// Its name with dots, such as `grpc.listen`.
     pub name: &'static str,
-    /// What it says, with unit and default, for `--help`.
+    /// What it says.
     pub help: &'static str,
+    /// Unit and range, or what kind of word it is.
+    pub unit: &'static str,
+    /// What holds when nobody gives it; one for each role, separated by commas, where they differ.
+    /// `ADDRESS`, `NODE` and `STATE_DIR` stand for the settings of these names, `LOOPBACK` for
+    /// `address` if it is a loopback address, else 127.0.0.1.
+    pub default: &'static str,
+    /// What comes of a value that can be read and is wrong all the same.
+    pub wrong: &'static str,
+    /// Whether a change counts while the process runs; most count at the next start.
+    pub live: bool,
 }
 
 impl Key {
-    /// Names a setting.
+    /// Names a setting that has no default.
     #[must_use]
     pub const fn new(name: &'static str, help: &'static str) -> Self {
-        Self { name, help }
+        Self {
+            name,
+            help,
+            unit: "",
+            default: "none",
+            wrong: "",
+            live: false,
+        }
+    }
+
+    /// Says its unit and range.
+    #[must_use]
+    pub const fn unit(self, unit: &'static str) -> Self {
+        Self { unit, ..self }
+    }
+
+    /// Says its default.
+    #[must_use]
+    pub const fn default(self, default: &'static str) -> Self {
+        Self { default, ..self }
+    }
+
+    /// Says what a wrong value does.
+    #[must_use]
+    pub const fn wrong(self, wrong: &'static str) -> Self {
+        Self { wrong, ..self }
+    }
+
+    /// Says that a change counts at once.
+    #[must_use]
+    pub const fn live(self) -> Self {
+        Self { live: true, ..self }
     }
 
     fn flag(&self) -> String {
@@ -82,7 +123,16 @@ pub fn command(name: &'static str, about: &'static str, keys: &[Key]) -> Command
         .action(ArgAction::SetTrue)
         .help("Check the settings, print them with their sources, and exit");
     let flags = keys.iter().map(|key| {
-        let help = format!("{} [env: {}]", key.help, key.variable());
+        let Key {
+            help,
+            unit,
+            default,
+            ..
+        } = key;
+        let help = format!(
+            "{help}: {unit} [default: {default}] [env: {}]",
+            key.variable()
+        );
         Arg::new(key.name)
             .long(key.flag())
             .value_name("VALUE")
@@ -283,6 +333,16 @@ impl Settings {
 pub struct Effective {
     values: Vec<(&'static str, String, Source)>,
     notes: BTreeMap<&'static str, &'static str>,
+}
+
+impl Effective {
+    /// Returns the values that nobody gave, by key.
+    pub fn defaults(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let values = self.values.iter();
+        values
+            .filter(|(_, _, source)| *source == Source::Default)
+            .map(|(key, value, _)| (*key, value.as_str()))
+    }
 }
 
 impl Display for Effective {

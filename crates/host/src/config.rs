@@ -6,85 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::egress::Egress;
+use crate::keys::keys;
 use clap::ArgMatches;
-use control::settings::{Effective, Key, Mistakes, Settings, Span, private_face};
+use control::settings::{Effective, Mistakes, Settings, Span, private_face};
 use control::view::Network;
 use telemetry::logs::{Filter, Format};
-
-/// The settings of all roles, in the order of `--help`; [`keys`] are those of one.
-const KEYS: &[Key] = &[
-    Key::new("node", "Id of this node in the cluster; default: the role"),
-    Key::new("cluster", "Name of the cluster [default: tandem]"),
-    Key::new(
-        "cell",
-        "Cell of a router: those that share its dialogs [default: default]",
-    ),
-    Key::new(
-        "address",
-        "The one address that all faces bind to [default: 127.0.0.1]",
-    ),
-    Key::new(
-        "advertise",
-        "Address that others are told; default: `address`",
-    ),
-    Key::new(
-        "registry",
-        "gRPC addresses of the registries [default: ADDRESS:7400]",
-    ),
-    Key::new(
-        "workers",
-        "Threads that move SIP, 1 to 64 [default: one for each core]",
-    ),
-    Key::new(
-        "shards",
-        "Independent parts that calls are spread over, 1 to 1024 [default: 32]",
-    ),
-    Key::new(
-        "state_dir",
-        "Where the last good configuration is kept [default: /var/lib/tandem/NODE]",
-    ),
-    Key::new(
-        "sip.listen",
-        "SIP addresses; an SBC may have two: outside, inside [default: ADDRESS:5060]",
-    ),
-    Key::new(
-        "sip.allow",
-        "Networks that may send SIP besides the cluster's members [default: none]",
-    ),
-    Key::new(
-        "sip.egress",
-        "How requests leave a router: sbc (back to where they came from) or direct [default: sbc]",
-    ),
-    Key::new(
-        "dmq.listen",
-        "Where the bus of the cell is spoken, at `address` [default: ADDRESS:5062]",
-    ),
-    Key::new(
-        "dmq.allow",
-        "Networks that may speak on it besides members and stock nodes [default: none]",
-    ),
-    Key::new(
-        "records.path",
-        "File that call records are added to, as JSON lines [default: STATE_DIR/calls.jsonl]",
-    ),
-    Key::new(
-        "grpc.listen",
-        "Where gRPC is served [default: loopback, the role's port]",
-    ),
-    Key::new(
-        "http.listen",
-        "Where /metrics, /healthz and /readyz are served [default: loopback, the role's port]",
-    ),
-    Key::new(
-        "log.filter",
-        "What is logged, such as info or info,sip=debug [default: info]",
-    ),
-    Key::new("log.format", "text or json [default: text]"),
-    Key::new(
-        "drain_timeout",
-        "How long SIGTERM waits for what is going on [default: 30s]",
-    ),
-];
 
 /// What differs between the roles.
 #[derive(Clone, Copy, Debug)]
@@ -103,18 +29,6 @@ pub struct RoleDefaults {
     pub dmq_port: Option<u16>,
     /// Name of the file for call records; `None` for a role that writes none.
     pub records: Option<&'static str>,
-}
-
-/// Returns the settings of one role, in the order of `--help`.
-#[must_use]
-pub fn keys(defaults: &RoleDefaults) -> Vec<Key> {
-    let has = |key: &&Key| match key.name.split_once('.') {
-        Some(("sip", "egress")) => defaults.egress,
-        Some(("dmq", _)) => defaults.dmq_port.is_some(),
-        Some(("records", _)) => defaults.records.is_some(),
-        Some(_) | None => true,
-    };
-    KEYS.iter().filter(has).copied().collect()
 }
 
 /// The settings of a router's bus.
@@ -317,6 +231,8 @@ impl std::fmt::Display for Location {
 mod tests {
     use std::path::Path;
 
+    use control::settings::Key;
+
     use super::*;
 
     const ROUTER: RoleDefaults = RoleDefaults {
@@ -342,6 +258,34 @@ mod tests {
         let mut settings = Settings::default();
         settings.add_file(&keys(role), Path::new("t"), file);
         HostConfig::read(role, settings)
+    }
+
+    #[test]
+    fn the_defaults_are_those_that_people_read() {
+        for role in [ROUTER, SBC] {
+            let (_, effective) = HostConfig::read(&role, Settings::default()).unwrap();
+            let state = format!("/var/lib/tandem/{}", role.node);
+            let said = |key: &Key| {
+                let all = key.default.replace("LOOPBACK", "127.0.0.1");
+                let all = all
+                    .replace("ADDRESS", "127.0.0.1")
+                    .replace("NODE", role.node);
+                all.replace("STATE_DIR", &state)
+            };
+            let keys = keys(&role);
+            for key in keys.iter().filter(|key| key.name != "workers") {
+                let read = effective.defaults().find(|(name, _)| *name == key.name);
+                let read = read.map_or("none", |(_, value)| value);
+                let read = if read.is_empty() { "none" } else { read };
+                let said = said(key);
+                assert!(
+                    said.split(", ").any(|one| one == read),
+                    "{}: {read}, not {said}",
+                    key.name
+                );
+            }
+            assert_eq!(effective.defaults().count(), keys.len());
+        }
     }
 
     #[test]

@@ -18,8 +18,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 use transport::{RunningClock, Sockets, Workers};
 
 use crate::addresses::Addresses;
-use crate::config::{HostConfig, RoleDefaults, keys};
+use crate::config::{HostConfig, RoleDefaults};
 use crate::handle::Handle;
+use crate::keys::keys;
 use crate::metrics::Metrics;
 use crate::records::RecordFile;
 use crate::resolve::{Answer, Name, System, resolve};

@@ -7,55 +7,16 @@ use std::str::FromStr;
 
 use clap::ArgMatches;
 use control::name::check_id;
-use control::settings::{Effective, Key, Mistakes, Settings, private_face};
+use control::settings::{Effective, Mistakes, Settings, private_face};
 use store::EtcdConfig;
 use telemetry::logs::{Filter, Format};
+
+use crate::keys::KEYS;
 
 /// Port of the gRPC face.
 const GRPC_PORT: u16 = 7400;
 /// Port of the HTTP face.
 const HTTP_PORT: u16 = 7480;
-
-pub(crate) const KEYS: &[Key] = &[
-    Key::new("cluster", "Name of the cluster; default tandem"),
-    Key::new("address", "Address of this node; default 127.0.0.1"),
-    Key::new(
-        "grpc.listen",
-        "Where gRPC listens; default port 7400 on loopback",
-    ),
-    Key::new(
-        "http.listen",
-        "Where metrics and health listen; default port 7480 on loopback",
-    ),
-    Key::new(
-        "state_dir",
-        "Directory of the store; default /var/lib/tandem",
-    ),
-    Key::new(
-        "store.backend",
-        "embedded (a file in state_dir) or etcd; default embedded",
-    ),
-    Key::new(
-        "store.etcd.endpoints",
-        "Client addresses of etcd's members, such as https://10.0.0.1:2379",
-    ),
-    Key::new("store.etcd.user", "User at etcd; default none"),
-    Key::new("store.etcd.password_file", "File with the user's password"),
-    Key::new(
-        "store.etcd.ca",
-        "File with the certificates (PEM) that etcd's are signed with; makes it TLS",
-    ),
-    Key::new(
-        "store.etcd.cert",
-        "File with our certificate (PEM), if etcd wants one",
-    ),
-    Key::new("store.etcd.key", "File with the key of that certificate"),
-    Key::new(
-        "log.filter",
-        "What is logged, such as info or info,tandem_registry=debug; default info",
-    ),
-    Key::new("log.format", "text or json; default text"),
-];
 
 /// Which store a registry has.
 #[derive(Clone, Debug, Default)]
@@ -291,6 +252,8 @@ impl std::fmt::Display for Text {
 mod tests {
     use std::path::Path;
 
+    use control::settings::Key;
+
     use super::*;
 
     #[test]
@@ -366,6 +329,19 @@ mod tests {
                 "{text}: {mistakes:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_defaults_are_those_that_people_read() {
+        let (_, effective) = Config::read(Settings::default()).unwrap();
+        let said = |key: &Key| key.default.replace("LOOPBACK", "127.0.0.1");
+        for key in KEYS.iter().filter(|key| key.default != "none") {
+            let read = effective.defaults().find(|(name, _)| *name == key.name);
+            assert_eq!(read, Some((key.name, said(key).as_str())));
+        }
+        let read = effective.defaults().filter(|(_, value)| !value.is_empty());
+        let said = KEYS.iter().filter(|key| key.default != "none");
+        assert_eq!(read.count(), said.count());
     }
 
     #[test]

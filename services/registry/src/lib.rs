@@ -7,6 +7,7 @@
 mod catalog;
 mod config;
 mod grpc;
+mod keys;
 mod metrics;
 mod resource;
 mod state;
@@ -30,6 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use config::{Config, StoreConfig};
+pub use keys::KEYS;
 
 /// How long streams and requests may take to end after a shutdown was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -43,7 +45,7 @@ pub fn command() -> Command {
     settings::command(
         "tandem-registry",
         "Keeps the cluster's members and configuration",
-        config::KEYS,
+        KEYS,
     )
 }
 
