@@ -241,7 +241,7 @@ pub(super) fn write_down(table: &str, rounds: u32, seconds: u32, load_average: f
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     write!(
         text,
-        "\n## {}\n\n{}, {} cores, Linux {}, Kamailio {kamailio}. Steady runs of {seconds} s. Times and memory: \
+        "\n## {}\n\n{}, {} cores, Linux {}, Kamailio {kamailio}. Steady runs of {seconds} s.\nTimes and memory: \
          median of {rounds}; all else: worst of {rounds}. Load average before: {load_average}.\n\n{table}",
         day.trim(),
         cpu_model()?,
