@@ -4,6 +4,7 @@ mod dialogs;
 mod lines;
 mod nodes;
 mod table;
+mod tandem;
 mod watch;
 
 use std::io;
@@ -24,7 +25,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   tandem bus nodes                              who is on the bus, and since when
   tandem bus watch --channel dialog             what is said of dialogs, as it is said
-  tandem bus watch --call-id 1-2@10.0.0.1       what Kamailio nodes say of one call
+  tandem bus watch --call-id 1-2@10.0.0.1       what is said of one call
   tandem bus dialogs --call-id 1-2@10.0.0.1     one call as this router knows it
   tandem bus dialogs -o json | jq .owner        every dialog, for programs
   tandem bus table bans                         what is in a table

@@ -11,7 +11,7 @@ use control::mirror::v1::{
 };
 use tonic::transport::Channel;
 
-use super::{Output, lines, print_json, refusal};
+use super::{Output, lines, print_json, refusal, tandem};
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Options {
@@ -75,6 +75,7 @@ fn line(message: &Message) -> String {
         Kind::NodeList(list) => node_list(list),
         Kind::Dialog(dialog) => of_dialog(dialog),
         Kind::Table(table) => of_table(table),
+        Kind::Tandem(message) => tandem::line(message),
         Kind::Unread(why) => format!("{} bytes: {why}", message.raw.len()),
     });
     let line = format!(

@@ -12,41 +12,12 @@ use control::mirror::v1::mirror_service_client::MirrorServiceClient;
 use control::mirror::v1::stream_messages_response::Event;
 use control::mirror::v1::{
     DialogAction, DialogMessage, Direction, Message, StreamMessagesRequest, StreamMessagesResponse,
+    TandemMessage, tandem_message, tandem_record,
 };
-use prost::Message as _;
-use sip_types::{Index, Message as SipMessage};
 use tokio::task::JoinHandle;
 use tonic::Streaming;
 
 use super::system::System;
-
-/// What Tandem nodes say, as far as it is about calls: the tags are those of
-/// `crates/replication/src/tandem/messages.rs`, of which this reads the few fields it needs.
-mod wire {
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Body {
-        #[prost(message, optional, tag = "3")]
-        pub(super) records: Option<Records>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Records {
-        #[prost(message, repeated, tag = "1")]
-        pub(super) records: Vec<Record>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Record {
-        #[prost(message, optional, tag = "1")]
-        pub(super) dialog: Option<Dialog>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Dialog {
-        #[prost(bytes = "vec", tag = "1")]
-        pub(super) call_id: Vec<u8>,
-    }
-}
 
 /// One KDMQ request that tells of calls.
 #[derive(Clone, Debug)]
@@ -123,7 +94,7 @@ impl BusTraffic {
     fn read(&mut self, message: &Message) -> Option<(&'static str, BTreeSet<String>)> {
         let (what, calls) = match message.body.as_ref()?.kind.as_ref()? {
             Kind::Dialog(dialog) => self.of_dialog(dialog)?,
-            Kind::Unread(_) if message.channel == "tandem" => ("records", of_records(&message.raw)),
+            Kind::Tandem(message) => ("records", of_records(message)),
             Kind::Unread(_) | Kind::NodeList(_) | Kind::Table(_) => return None,
         };
         (!calls.is_empty()).then_some((what, calls))
@@ -145,16 +116,19 @@ impl BusTraffic {
 }
 
 /// Returns the calls that a request on the channel `tandem` has records of.
-fn of_records(raw: &[u8]) -> BTreeSet<String> {
-    let mut index = Index::new();
-    let body = SipMessage::parse(raw, &mut index).ok();
-    let body = body.and_then(|message| wire::Body::decode(message.body()).ok());
-    let records = body.and_then(|body| body.records).unwrap_or_default();
-    let dialogs = records
+fn of_records(message: &TandemMessage) -> BTreeSet<String> {
+    let Some(tandem_message::Kind::Records(records)) = &message.kind else {
+        return BTreeSet::new();
+    };
+    let kinds = records
         .records
-        .into_iter()
-        .filter_map(|record| record.dialog);
-    dialogs.map(|dialog| text(&dialog.call_id)).collect()
+        .iter()
+        .filter_map(|record| record.kind.as_ref());
+    let calls = kinds.filter_map(|kind| match kind {
+        tandem_record::Kind::Dialog(dialog) => Some(text(&dialog.call_id)),
+        tandem_record::Kind::TableEntry(_) => None,
+    });
+    calls.collect()
 }
 
 fn text(bytes: &[u8]) -> String {

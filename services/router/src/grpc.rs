@@ -8,6 +8,7 @@ mod mirror;
 mod nodes;
 mod pages;
 mod replication;
+mod tandem;
 mod watch;
 
 use control::mirror::v1::mirror_service_server::MirrorServiceServer;

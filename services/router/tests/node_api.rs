@@ -12,7 +12,7 @@ use control::mirror::v1::mirror_service_client::MirrorServiceClient;
 use control::mirror::v1::stream_messages_response::Event as Heard;
 use control::mirror::v1::{
     CutReason, DialogAction, Direction, ListNodesRequest, NodeKind, NodeState,
-    StreamMessagesRequest,
+    StreamMessagesRequest, tandem_message, tandem_record,
 };
 use control::registry::v1::table_definition_service_client::TableDefinitionServiceClient;
 use control::registry::v1::{CreateTableDefinitionRequest, TableDefinition};
@@ -476,6 +476,42 @@ async fn the_mirror_shows_what_is_said_by_channel_and_call() {
     };
     let refused = mirror.stream_messages(bad).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mirror_shows_what_routers_say_among_themselves() {
+    let fabric = Fabric::start(7).await;
+    let request = StreamMessagesRequest {
+        channels: vec!["tandem".into()],
+        table: "bans".into(),
+        ..StreamMessagesRequest::default()
+    };
+    let mut mirror = MirrorServiceClient::new(fabric.router.clone());
+    let mut heard = mirror.stream_messages(request).await.unwrap().into_inner();
+    // Schema 1, a hello without content; then an entry: table "bans", key "k", text "v".
+    let status = fabric
+        .kamailio
+        .tell("tandem", "application/octet-stream", &[8, 1, 18, 0]);
+    assert_eq!(status, Some(200));
+    let entry = b"\x08\x01\x1a\x10\x0a\x0e\x12\x0c\x0a\x04bans\x12\x01k\x32\x01v";
+    let status = fabric
+        .kamailio
+        .tell("tandem", "application/octet-stream", entry);
+    assert_eq!(status, Some(200));
+    let Some(Heard::Message(message)) = next(&mut heard).await.event else {
+        panic!("cut");
+    };
+    let Some(Kind::Tandem(said)) = message.body.unwrap().kind else {
+        panic!("not typed");
+    };
+    let Some(tandem_message::Kind::Records(records)) = said.kind else {
+        panic!("no records: {said:?}");
+    };
+    let Some(tandem_record::Kind::TableEntry(entry)) = &records.records[0].kind else {
+        panic!("no entry: {records:?}");
+    };
+    assert_eq!((&*entry.table, &*entry.key), ("bans", &b"k"[..]));
+    assert_eq!(entry.value, Some(Value::Text(b"v".to_vec())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

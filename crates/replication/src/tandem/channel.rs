@@ -9,13 +9,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use dmq::{Bus, RequestId};
-use prost::Message;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::convert;
 use super::link::{Link, Peer, Said};
-use super::messages::{Body, Content, Hello, NODE_ID_BYTES_MAX, RECORDS_MAX, Records, SCHEMA};
+use super::messages::{BodyError, Content, Hello, NODE_ID_BYTES_MAX, RECORDS_MAX, Records, decode};
 use super::repair::{Pulls, Repair};
 use super::status::{Counters, Kind, Lag, Status};
 use crate::clock::Now;
@@ -125,13 +124,13 @@ impl Channel {
         node: SocketAddr,
         body: &[u8],
     ) -> u16 {
-        let status = match Body::decode(body) {
-            Err(_) => 400,
-            Ok(body) if body.schema != SCHEMA => {
+        let status = match decode(body) {
+            Ok(content) => self.handle_content(now, replica, node, content),
+            Err(BodyError::Schema(_)) => {
                 self.counters.schema_refused += 1;
                 return 400;
             }
-            Ok(body) => self.handle_content(now, replica, node, body.content),
+            Err(BodyError::Unreadable(_) | BodyError::Nothing | BodyError::Record(_)) => 400,
         };
         self.counters.malformed += u64::from(status == 400);
         status
@@ -142,20 +141,18 @@ impl Channel {
         now: Now,
         replica: &mut Replica,
         node: SocketAddr,
-        content: Option<Content>,
+        content: Content,
     ) -> u16 {
         let Some(link) = self.link(now, node) else {
             return 500;
         };
         link.handle_word(now.monotonic);
-        let content = match content {
-            None => return 400,
-            Some(Content::Hello(hello)) => return self.handle_hello(now, node, hello),
-            Some(Content::Records(records)) => {
-                return self.handle_records(now, replica, node, records);
-            }
-            Some(content) => content,
-        };
+        if let Content::Hello(hello) = content {
+            return self.handle_hello(now, node, hello);
+        }
+        if let Content::Records(records) = content {
+            return self.handle_records(now, replica, node, records);
+        }
         // Of two nodes the one with the lower address drives.
         let is_driver = self.own < node;
         let Some(mut repair) = self.repair(now, replica, node) else {

@@ -1,9 +1,11 @@
 //! What Tandem nodes say on the channel `tandem`, byte for byte: Protocol Buffers, written by hand.
 //!
 //! No contract for anybody else: nodes of another [`SCHEMA`] refuse each other's bodies. Conversions
-//! from and to what a replica holds are in `convert.rs`.
+//! from and to what a replica holds are in `convert.rs`; `told.rs` is for those who look at the bus.
 
-use prost::{Message, Oneof};
+use prost::{DecodeError, Message, Oneof};
+
+use super::convert::RecordError;
 
 /// The version of these messages. It grows when an old node could misread a new one.
 pub const SCHEMA: u32 = 1;
@@ -332,4 +334,29 @@ pub(crate) fn encode(content: Content) -> Vec<u8> {
         content: Some(content),
     };
     body.encode_to_vec()
+}
+
+/// Why it cannot be told what a body says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// It is no message of Protocol Buffers, or not of this kind.
+    #[error(transparent)]
+    Unreadable(#[from] DecodeError),
+    /// It is of another schema than [`SCHEMA`].
+    #[error("schema {0} is not {SCHEMA}")]
+    Schema(u32),
+    /// There is nothing in it.
+    #[error("nothing is said")]
+    Nothing,
+    /// One of its records makes no sense.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Reads what a body says.
+pub(crate) fn decode(body: &[u8]) -> Result<Content, BodyError> {
+    match Body::decode(body)? {
+        Body { schema, .. } if schema != SCHEMA => Err(BodyError::Schema(schema)),
+        Body { content, .. } => content.ok_or(BodyError::Nothing),
+    }
 }

@@ -4,7 +4,7 @@ use control::mirror::v1::body::Kind;
 use control::mirror::v1::table_cell::Value as ShownValue;
 use control::mirror::v1::{
     Body, DialogAction, DialogLeg, DialogMessage, DialogVariable, NodeLine, NodeList, TableAction,
-    TableCell, TableMessage,
+    TableCell, TableMessage, TandemMessage, tandem_message, tandem_record,
 };
 use dmq::list::{self, Status};
 use dmq_bodies::{
@@ -12,6 +12,8 @@ use dmq_bodies::{
     Timing, Update,
 };
 use htable::{By, Value};
+
+use super::tandem;
 
 /// What a reader wants bodies to be about; empty wants all.
 pub(super) struct About {
@@ -29,14 +31,35 @@ impl About {
                 let mut cells = message.cells.iter();
                 (false, cells.any(|cell| cell.table == self.table.as_bytes()))
             }
+            Some(Kind::Tandem(message)) => self.is_in(message),
             Some(Kind::NodeList(_) | Kind::Unread(_)) | None => (false, false),
         };
         (self.call_id.is_empty() || is_call) && (self.table.is_empty() || is_table)
     }
+
+    /// Tells whether records are of the dialog, and whether of the table.
+    fn is_in(&self, message: &TandemMessage) -> (bool, bool) {
+        let Some(tandem_message::Kind::Records(records)) = &message.kind else {
+            return (false, false);
+        };
+        let kinds = || {
+            records
+                .records
+                .iter()
+                .filter_map(|record| record.kind.as_ref())
+        };
+        let is_call = kinds().any(|kind| {
+            matches!(kind, tandem_record::Kind::Dialog(dialog) if dialog.call_id == self.call_id)
+        });
+        let is_table = kinds().any(|kind| {
+            matches!(kind, tandem_record::Kind::TableEntry(entry) if entry.table == self.table)
+        });
+        (is_call, is_table)
+    }
 }
 
 /// Reads a body as its channel wants it; `None` when there is none.
-pub(super) fn read(channel: &[u8], body: &[u8]) -> Option<Body> {
+pub(super) fn read(channel: &[u8], body: &[u8], hash_size: u32) -> Option<Body> {
     if body.is_empty() {
         return None;
     }
@@ -51,6 +74,10 @@ pub(super) fn read(channel: &[u8], body: &[u8]) -> Option<Body> {
                 ..table(message)
             })
         }),
+        b"tandem" => replication::tandem::told(body).map_or_else(
+            |error| Kind::Unread(error.to_string()),
+            |told| Kind::Tandem(tandem::shown(told, hash_size)),
+        ),
         _ => Kind::Unread("bodies of this channel have no typed form".to_owned()),
     };
     Some(Body { kind: Some(kind) })
@@ -255,7 +282,7 @@ mod tests {
     #[test]
     fn bodies_are_filtered_by_what_they_are_about() {
         let set = br#"{"action":2,"htname":"bans","cname":"k","type":2,"strval":"v","mode":1}"#;
-        let body = read(b"htable", set);
+        let body = read(b"htable", set, 4096);
         let Some(Kind::Table(message)) = body.as_ref().and_then(|body| body.kind.as_ref()) else {
             panic!("{body:?}");
         };
@@ -272,11 +299,64 @@ mod tests {
         assert!(!about("", "bans").includes(None) && about("", "").includes(None));
     }
 
+    /// A field of Protocol Buffers that has bytes.
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
+    }
+
+    #[test]
+    fn records_between_routers_are_read_and_filtered() {
+        let entry = [field(1, b"bans"), field(2, b"k"), field(6, b"v")].concat();
+        let owner = [192, 0, 2, 1, 0x13, 0xc6];
+        let dialog = [
+            field(1, b"a@b"),
+            vec![2 << 3, 7, 3 << 3, 4],
+            field(5, &owner),
+        ];
+        let records = [field(2, &entry), field(1, &dialog.concat())];
+        let records = records.map(|record| field(1, &record)).concat();
+        let body = read(b"tandem", &[vec![8, 1], field(3, &records)].concat(), 4096);
+        let Some(Kind::Tandem(message)) = body.as_ref().and_then(|body| body.kind.as_ref()) else {
+            panic!("{body:?}");
+        };
+        let Some(tandem_message::Kind::Records(records)) = &message.kind else {
+            panic!("{message:?}");
+        };
+        let [first, second] = &records.records[..] else {
+            panic!("{records:?}");
+        };
+        let Some(tandem_record::Kind::TableEntry(entry)) = &first.kind else {
+            panic!("{first:?}");
+        };
+        assert_eq!(entry.name, "tables/bans/entries/aw");
+        let Some(tandem_record::Kind::Dialog(dialog)) = &second.kind else {
+            panic!("{second:?}");
+        };
+        let slot = dmq_bodies::slot(b"a@b", 4096);
+        assert_eq!(dialog.name, format!("dialogs/{slot}.7"));
+        assert_eq!(dialog.owner, "192.0.2.1:5062");
+        for (call_id, table, wanted) in [
+            ("a@b", "", true),
+            ("", "bans", true),
+            ("a@b", "bans", true),
+            ("b@a", "", false),
+            ("", "others", false),
+            ("b@a", "bans", false),
+        ] {
+            let includes = about(call_id, table).includes(body.as_ref());
+            assert_eq!(includes, wanted, "{call_id} {table}");
+        }
+        let hello = read(b"tandem", &[vec![8, 1], field(2, &[])].concat(), 4096);
+        assert!(about("", "").includes(hello.as_ref()));
+        assert!(!about("a@b", "").includes(hello.as_ref()));
+    }
+
     #[test]
     fn lists_are_read_line_by_line() {
         let body =
             b"sip:192.0.2.1:5062;status=active\r\nrubbish\r\nsip:192.0.2.2;status=disabled\r\n";
-        let Some(Kind::NodeList(list)) = read(b"notification_peer", body).unwrap().kind else {
+        let Some(Kind::NodeList(list)) = read(b"notification_peer", body, 4096).unwrap().kind
+        else {
             panic!("no list");
         };
         let lines: Vec<_> = list
@@ -290,12 +370,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_says_why() {
-        let unread = |channel: &[u8], body: &[u8]| match read(channel, body).unwrap().kind {
+        let unread = |channel: &[u8], body: &[u8]| match read(channel, body, 4096).unwrap().kind {
             Some(Kind::Unread(why)) => why,
             kind => panic!("{kind:?}"),
         };
         assert_eq!(unread(b"dialog", b"{"), "no JSON at byte 1");
+        assert_eq!(unread(b"tandem", &[8, 9]), "schema 9 is not 1");
         assert!(unread(b"usrloc", b"{}").contains("no typed form"));
-        assert_eq!(read(b"dialog", b""), None);
+        assert_eq!(read(b"dialog", b"", 4096), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use control::router::v1::dialog_service_server::DialogService;
 use control::router::v1::watch_dialogs_response::Event;
@@ -202,8 +202,19 @@ fn parse_name(name: &str) -> Option<(u32, u32)> {
     Some((h_entry.parse().ok()?, h_id.parse().ok()?))
 }
 
-/// Returns a dialog as it is shown.
+/// Returns a dialog as it is held.
 pub(super) fn shown(key: &DialogKey, held: &Held, hash_size: u32, now: Instant) -> Dialog {
+    let remaining = held.at.saturating_duration_since(now);
+    of_record(key, &held.record, remaining, hash_size)
+}
+
+/// Returns a dialog as it is shown; `remaining` counts while it goes on.
+pub(super) fn of_record(
+    key: &DialogKey,
+    record: &DialogRecord,
+    remaining: Duration,
+    hash_size: u32,
+) -> Dialog {
     let DialogRecord {
         state,
         ownership,
@@ -218,11 +229,11 @@ pub(super) fn shown(key: &DialogKey, held: &Held, hash_size: u32, now: Instant) 
         profiles,
         lifetime,
         end,
-    } = &held.record;
+    } = record;
     let h_entry = dmq_bodies::slot(&key.call_id, hash_size);
-    let remaining = match held.record.is_ended() {
-        true => std::time::Duration::ZERO,
-        false => held.at.saturating_duration_since(now),
+    let remaining = match record.is_ended() {
+        true => Duration::ZERO,
+        false => remaining,
     };
     let variables = variables.iter().filter_map(|(name, variable)| {
         let value = variable.value.as_ref()?.to_vec();

@@ -141,9 +141,12 @@ impl MirrorService for Mirror {
             .read(Filter { channels, node }, &self.shutdown)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         let about = body::About { call_id, table };
+        let hash_size = self
+            .cell
+            .look(|replication| replication.config().hash_size)?;
         let responses = heard.filter_map(move |reading| {
             let event = Some(match reading {
-                Reading::Item(heard) => Event::Message(message(heard, &about)?),
+                Reading::Item(heard) => Event::Message(message(heard, &about, hash_size)?),
                 Reading::Cut { reason, missed } => Event::Cut(cut(reason, missed)),
             });
             Some(Ok(StreamMessagesResponse { event }))
@@ -162,11 +165,11 @@ fn channel<'a>(message: &Message<'a>) -> Option<&'a [u8]> {
 }
 
 /// Returns a message as it is shown, if it is about what the reader wants.
-fn message(heard: Heard, about: &body::About) -> Option<Shown> {
+fn message(heard: Heard, about: &body::About, hash_size: u32) -> Option<Shown> {
     let mut index = Index::new();
     let message = Message::parse(&heard.raw, &mut index).ok()?;
     let channel = channel(&message).unwrap_or_default();
-    let body = body::read(channel, message.body());
+    let body = body::read(channel, message.body(), hash_size);
     if !about.includes(body.as_ref()) {
         return None;
     }
