@@ -3,8 +3,7 @@
 //! Kamailio has nothing like it and relies on every message being harmless when it is repeated.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -76,11 +75,18 @@ impl Replies {
     }
 }
 
-/// No part can hold a line end: what is checked has none in Call-ID and branch.
+/// Names a request: whose it is, its number, Call-ID and branch. No part can hold a line end: what is
+/// checked has none in Call-ID and branch.
 fn key(source: SocketAddr, request: &Message<'_>) -> Vec<u8> {
-    let mut key = Vec::with_capacity(128);
+    let ip = match source.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
     let number = request.cseq().map_or(0, |cseq| cseq.number);
-    write!(key, "{source}\n{number}\n").expect("writing into memory does not fail");
+    let mut key = Vec::with_capacity(128);
+    key.extend_from_slice(&ip.octets());
+    key.extend_from_slice(&source.port().to_be_bytes());
+    key.extend_from_slice(&number.to_be_bytes());
     key.extend_from_slice(request.call_id());
     key.push(b'\n');
     if let Some(branch) = request.top_via().and_then(|via| via.branch) {

@@ -369,10 +369,11 @@ impl Node {
         replica: &Replica,
         numbers: &Numbers,
     ) -> bool {
-        while let Some(key) = self.dialog_queue.front().cloned() {
+        while let Some(key) = self.dialog_queue.front() {
             if !self.has_room() {
                 return false;
             }
+            let key = key.clone();
             let held = replica.dialogs().dialog(&key);
             let record = held.map(|held| &held.record);
             let told = self.dialogs.get(&key);

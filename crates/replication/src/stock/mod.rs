@@ -179,9 +179,9 @@ impl Channel {
 
     /// Takes the news that a Kamailio node takes messages; without effect on one that does already.
     pub fn node_up(&mut self, now: Now, node: SocketAddr) {
-        let wait = self.rng.random_range(Duration::ZERO..=ASK_WITHIN);
         let node = self.nodes.entry(node).or_default();
         if !node.is_up {
+            let wait = self.rng.random_range(Duration::ZERO..=ASK_WITHIN);
             node.come_up(now.monotonic + wait);
         }
     }
@@ -305,16 +305,8 @@ impl Channel {
     /// Hands to the bus what may be sent now.
     pub fn run(&mut self, now: Now, replica: &mut Replica, bus: &mut Bus) {
         self.pass_on();
-        let stock: BTreeSet<SocketAddr> = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| node.is_up)
-            .map(|(address, _)| *address)
-            .collect();
-        for address in &stock {
-            let Some(node) = self.nodes.get_mut(address) else {
-                continue;
-            };
+        let stock = self.needed_by_scans();
+        for (address, node) in self.nodes.iter_mut().filter(|(_, node)| node.is_up) {
             for request in node.withdrawn.drain(..) {
                 self.counters.withdrawn += 1;
                 bus.cancel(now.monotonic, *address, request);
@@ -336,6 +328,15 @@ impl Channel {
             node.send_cells(&mut line, replica);
         }
         self.ask_next(now, bus);
+    }
+
+    /// Returns the Kamailio nodes that are up, if somebody is to be told anew of dialogs.
+    fn needed_by_scans(&self) -> BTreeSet<SocketAddr> {
+        if self.nodes.values().all(|node| node.scan.is_none()) {
+            return BTreeSet::new();
+        }
+        let up = self.nodes.iter().filter(|(_, node)| node.is_up);
+        up.map(|(address, _)| *address).collect()
     }
 
     /// Asks the next node for everything, unless one is being asked.

@@ -96,10 +96,11 @@ impl Node {
 
     /// Tells what there is to tell; `false` when no more can be sent now.
     pub(super) fn send_entries(&mut self, line: &mut Line<'_>, replica: &Replica) -> bool {
-        while let Some(key) = self.entry_queue.front().cloned() {
+        while let Some(key) = self.entry_queue.front() {
             if !self.has_room() {
                 return false;
             }
+            let key = key.clone();
             let next = self.entries.get(&key).filter(|work| work.is_queued);
             let message = next.map(|work| work.next);
             let message = message.and_then(|step| self.operation(line, replica, &key, step));

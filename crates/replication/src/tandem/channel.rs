@@ -304,13 +304,15 @@ impl Channel {
 
     /// Hands to the bus what may be sent now.
     pub fn run(&mut self, now: Now, replica: &mut Replica, bus: &mut Bus) {
-        let hello = Content::Hello(Hello {
-            node_id: self.hello.node_id.clone(),
-            incarnation: self.hello.incarnation,
-            hash_size: self.hello.hash_size,
-        });
+        let hello = || {
+            Content::Hello(Hello {
+                node_id: self.hello.node_id.clone(),
+                incarnation: self.hello.incarnation,
+                hash_size: self.hello.hash_size,
+            })
+        };
         for link in self.links.values_mut() {
-            link.run(now, &hello, replica, bus, &mut self.counters);
+            link.run(now, hello, replica, bus, &mut self.counters);
         }
         self.judge_readiness(now.monotonic, replica);
     }
@@ -384,6 +386,9 @@ impl Channel {
 
     /// Decides whether this node has what the others had when it came.
     fn judge_readiness(&mut self, now: Instant, replica: &Replica) {
+        if self.is_ready && !self.is_degraded {
+            return;
+        }
         let is_synced = |link: &Link| link.is_tandem() && link.pair.is_synced;
         let reached = self.links.values().filter(|link| link.is_tandem());
         let all_reached = reached.clone().all(|link| link.pair.is_synced);

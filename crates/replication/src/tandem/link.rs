@@ -75,6 +75,8 @@ pub(crate) enum Said {
 struct Lane {
     keys: BTreeSet<Key>,
     last: Option<Key>,
+    /// None of them can be sent before another comes or a request is answered.
+    is_held: bool,
 }
 
 impl Lane {
@@ -94,8 +96,14 @@ impl Lane {
         let has_room = self.keys.len() < PENDING_MAX || self.keys.contains(&key);
         if has_room {
             self.keys.insert(key);
+            self.is_held = false;
         }
         has_room
+    }
+
+    /// Tells whether something of it may be sent now.
+    fn can_move(&self) -> bool {
+        !self.is_held && !self.keys.is_empty()
     }
 
     fn clear(&mut self) {
@@ -260,6 +268,8 @@ impl Link {
     /// A request is done; returns what it said, unless that has been forgotten since.
     pub(crate) fn handle_answer(&mut self, request: RequestId, status: u16) -> Option<Said> {
         let said = self.requests.remove(&request)?;
+        self.dirty.is_held = false;
+        self.wanted.is_held = false;
         if let Said::Records(keys) = &said {
             for key in keys {
                 self.in_flight.remove(key);
@@ -275,7 +285,7 @@ impl Link {
     pub(crate) fn run(
         &mut self,
         now: Now,
-        hello: &Content,
+        hello: impl FnOnce() -> Content,
         replica: &Replica,
         bus: &mut Bus,
         counters: &mut Counters,
@@ -287,14 +297,14 @@ impl Link {
             };
             bus.set_kind(self.address, kind);
         }
-        for request in std::mem::take(&mut self.withdrawn) {
+        for request in self.withdrawn.drain(..) {
             bus.cancel(now.monotonic, self.address, request);
         }
         if !self.is_up {
             return;
         }
         if self.hello_at <= now.monotonic {
-            self.hello_at = match self.send(now, bus, Said::Hello, &encode(hello.clone())) {
+            self.hello_at = match self.send(now, bus, Said::Hello, &encode(hello())) {
                 true => now.monotonic + HELLO_INTERVAL,
                 false => now.monotonic + HELLO_AGAIN,
             };
@@ -335,10 +345,11 @@ impl Link {
             true => WINDOW,
             false => WINDOW_OF_REPAIR,
         };
-        while self.requests.len() < window {
+        while self.requests.len() < window && self.lane(changes).can_move() {
             let batch = self.batch(now, replica, counters, changes);
             let is_small = !batch.is_full && self.requests.len() >= SMALL_BODIES_MAX;
             if batch.keys.is_empty() || is_small {
+                self.lane(changes).is_held = true;
                 return;
             }
             let records = Records {
@@ -349,16 +360,23 @@ impl Link {
             if !self.send(now, bus, Said::Records(batch.keys.clone()), &body) {
                 return;
             }
-            let (lane, sent) = match changes {
-                true => (&mut self.dirty, &mut self.sent.changes),
-                false => (&mut self.wanted, &mut self.sent.repair),
-            };
-            *sent += bytes;
+            match changes {
+                true => self.sent.changes += bytes,
+                false => self.sent.repair += bytes,
+            }
+            let lane = self.lane(changes);
             for key in &batch.keys {
                 lane.keys.remove(key);
             }
             lane.last = batch.keys.last().cloned();
             self.in_flight.extend(batch.keys);
+        }
+    }
+
+    fn lane(&mut self, changes: bool) -> &mut Lane {
+        match changes {
+            true => &mut self.dirty,
+            false => &mut self.wanted,
         }
     }
 

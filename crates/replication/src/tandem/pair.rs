@@ -157,20 +157,21 @@ impl Pair {
     /// Everything was found equal, whatever had been found before in the round that we drive.
     pub(crate) fn note_all_driven(&mut self) {
         if let Some(open) = &mut self.open {
-            (open.compared, open.differing, open.lists) = (0, 0, 0);
-        }
-        for partition in 0..=u8::MAX {
-            self.note_driven(partition, true);
+            (open.compared, open.differing, open.lists) = (PARTITIONS, 0, 0);
+            let began = open.began;
+            self.note_all(began);
         }
     }
 
     /// The same in a round that the other drives.
     pub(crate) fn note_all_followed(&mut self, now: Instant, round: u64) {
-        self.followed = None;
-        self.follow(round, 0);
-        for partition in 0..=u8::MAX {
-            self.note_followed(now, round, partition, true);
-        }
+        self.followed = Some(Followed {
+            number: round,
+            compared: PARTITIONS,
+            differing: 0,
+        });
+        self.divergence = 0;
+        self.note_all(now);
     }
 
     /// The round came to nothing.
@@ -229,6 +230,12 @@ impl Pair {
             }
             false => self.differed[index] = self.differed[index].saturating_add(1),
         }
+    }
+
+    fn note_all(&mut self, at: Instant) {
+        self.equal_at.fill(Some(at));
+        self.differed.fill(0);
+        self.candidates.clear();
     }
 
     /// Lists were announced, or received.
