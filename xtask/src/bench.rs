@@ -7,6 +7,7 @@ mod results;
 mod tandem;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
@@ -146,8 +147,8 @@ struct Compared {
     differ: u32,
 }
 
-impl std::fmt::Display for Compared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [one, other] = self.listed;
         write!(f, "{} of {one} and {other} dialogs differ", self.differ)
     }
@@ -204,6 +205,21 @@ impl Run {
     }
 }
 
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sbc, routers) = (self.sbc.total(), self.routers());
+        write!(
+            f,
+            "SBC {sbc:.0} us, routers {routers:.0} us, {} failed",
+            self.failed()
+        )?;
+        if let Some(Replicas { established, ended }) = &self.replicas {
+            write!(f, ", established {established}, ended {ended}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Measures both sides and writes down what came of it.
 pub(crate) fn peer(arguments: &Arguments) -> Result<()> {
     setup::run()?;
@@ -234,24 +250,33 @@ pub(crate) fn peer(arguments: &Arguments) -> Result<()> {
     plan.retain(|(side, _)| side.chosen(arguments.only));
 
     let mut results = Results::default();
+    let mut failed = 0;
     for (i, &(side, load)) in plan.iter().enumerate() {
         eprint!("run {} of {}: {side:?}, {load:?}: ", i + 1, plan.len());
-        let run = measure(side, load).with_context(|| format!("{side:?}, {load:?}"))?;
-        let (sbc, routers, failed) = (run.sbc.total(), run.routers(), run.failed());
-        let differ = run.replicas.as_ref().map_or_else(String::new, |replicas| {
-            let Replicas { established, ended } = replicas;
-            format!(", established {established}, ended {ended}")
-        });
-        eprintln!("SBC {sbc:.0} us, routers {routers:.0} us, {failed} failed{differ}");
-        results.add(side, load, &run);
+        match measure(side, load) {
+            Ok(run) => {
+                eprintln!("{run}");
+                results.add(side, load, &run);
+            }
+            // The other runs tell something all the same.
+            Err(error) => {
+                eprintln!("{error:#}");
+                failed += 1;
+            }
+        }
     }
     let table = results.table();
     println!("{table}");
-    if arguments.only.is_none() {
-        results::write_down(&table, arguments.rounds, arguments.seconds, load_average)?;
-    }
     if arguments.json {
         println!("{}", results.json());
+    }
+    let runs = plan.len();
+    ensure!(
+        failed == 0,
+        "{failed} of {runs} runs failed: bench/RESULTS.md stays as it was"
+    );
+    if arguments.only.is_none() {
+        results::write_down(&table, arguments.rounds, arguments.seconds, load_average)?;
     }
     Ok(())
 }
