@@ -213,7 +213,9 @@ impl Channel {
                 let Some(held) = replica.dialogs().dialog(key) else {
                     return;
                 };
-                self.numbers.insert(key);
+                if change.before.is_none() {
+                    self.numbers.insert(key);
+                }
                 let is_local = change.origin == Origin::Local;
                 if !held.record.is_ended() {
                     for node in self.nodes.values_mut() {
