@@ -5,7 +5,8 @@ use control::router::v1::dialog_service_client::DialogServiceClient;
 use control::router::v1::{Dialog, DialogState, ListDialogsRequest};
 use tonic::transport::Channel;
 
-use super::{Output, lines, print_json, refusal};
+use super::{Output, print_json, refusal};
+use crate::lines;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Options {

@@ -1,7 +1,6 @@
 //! `tandem bus`: what a router knows of its cell and hears on its bus, over its gRPC face.
 
 mod dialogs;
-mod lines;
 mod nodes;
 mod table;
 mod tandem;
@@ -17,6 +16,9 @@ use control::router::v1::replication_service_client::ReplicationServiceClient;
 use prost::{Message, Name};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+
+use crate::exit::Exit;
+use crate::lines;
 
 /// How long a router may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -75,23 +77,7 @@ enum Output {
 }
 
 /// Runs a command; tells whether what it looked at is well.
-pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let done = runtime.block_on(ask(options));
-    // Whoever reads has seen enough, as `head` does.
-    let is_enough = |error: &anyhow::Error| {
-        let cause = error.downcast_ref::<io::Error>();
-        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
-    };
-    done.or_else(|error| match is_enough(&error) {
-        true => Ok(true),
-        false => Err(error),
-    })
-}
-
-async fn ask(options: &Options) -> anyhow::Result<bool> {
+pub(crate) async fn run(options: &Options) -> anyhow::Result<Exit> {
     let Options {
         command,
         address,
@@ -100,12 +86,16 @@ async fn ask(options: &Options) -> anyhow::Result<bool> {
     let router = connect(address).await?;
     match command {
         Command::Nodes => nodes::show(router, *output).await?,
-        Command::Watch(options) => return watch::show(router, options, *output).await,
+        Command::Watch(options) => {
+            return watch::show(router, options, *output)
+                .await
+                .map(Exit::good_if);
+        }
         Command::Dialogs(options) => dialogs::show(router, options, *output).await?,
         Command::Table(options) => table::run(router, options, *output).await?,
-        Command::Verify => return verify(router, *output).await,
+        Command::Verify => return verify(router, *output).await.map(Exit::good_if),
     }
-    Ok(true)
+    Ok(Exit::Good)
 }
 
 async fn connect(address: &str) -> anyhow::Result<Channel> {

@@ -7,7 +7,8 @@ use control::router::v1::GetReplicationStatusRequest;
 use control::router::v1::replication_service_client::ReplicationServiceClient;
 use tonic::transport::Channel;
 
-use super::{Output, lines, print_json, refusal};
+use super::{Output, print_json, refusal};
+use crate::lines;
 
 const HEADS: [&str; 9] = [
     "NODE", "KIND", "STATE", "SINCE", "HEARD", "RTT", "WAITING", "DIFFERS", "ABOUT",

@@ -11,7 +11,8 @@ use control::router::v1::{
 };
 use tonic::transport::Channel;
 
-use super::{Output, lines, print_json, refusal};
+use super::{Output, print_json, refusal};
+use crate::lines;
 
 #[derive(Clone, Debug, Args)]
 #[command(args_conflicts_with_subcommands = false)]

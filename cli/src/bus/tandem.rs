@@ -5,7 +5,7 @@ use control::mirror::v1::{PartitionKeys, TandemMessage, TandemRecord, tandem_rec
 use control::router::v1::table_entry::Value;
 use control::router::v1::{Dialog, DialogState, TableEntry};
 
-use super::lines;
+use crate::lines;
 
 /// How many records are told of one message, and how many partitions.
 const SHOWN_MAX: usize = 4;

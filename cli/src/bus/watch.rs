@@ -11,7 +11,8 @@ use control::mirror::v1::{
 };
 use tonic::transport::Channel;
 
-use super::{Output, lines, print_json, refusal, tandem};
+use super::{Output, print_json, refusal, tandem};
+use crate::lines;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Options {

@@ -23,6 +23,12 @@ pub struct DecodeError {
     source: serde_json::Error,
 }
 
+/// Returns the descriptors of every service and message of this crate.
+#[must_use]
+pub fn pool() -> &'static DescriptorPool {
+    &POOL
+}
+
 /// Returns the message as one line of proto3 JSON.
 #[must_use]
 pub fn encode<M: Message + Name>(message: &M) -> String {

@@ -70,6 +70,16 @@ pub fn main_with(matches: &ArgMatches) -> ExitCode {
     }
 }
 
+/// Reads the settings that the matches of [`command`] name.
+///
+/// # Errors
+///
+/// Every mistake in them.
+pub fn read_config(matches: &ArgMatches) -> anyhow::Result<Config> {
+    let (config, _) = Config::gather(matches).context("these settings are wrong")?;
+    Ok(config)
+}
+
 fn start(matches: &ArgMatches) -> anyhow::Result<()> {
     let (config, effective) = Config::gather(matches).context("these settings are wrong")?;
     if settings::is_check(matches) {

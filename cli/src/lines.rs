@@ -4,38 +4,40 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use comfy_table::{Table, presets};
+
 /// Prints a line; an error when nobody reads any more.
-pub(super) fn say(line: impl Display) -> io::Result<()> {
+pub(crate) fn say(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
-/// Prints rows under their heads, each column as wide as it must be; the last one is not padded.
-pub(super) fn print<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> io::Result<()> {
-    write!(io::stdout(), "{}", columns(heads, rows))
+/// Prints rows under their heads, each column as wide as it must be.
+pub(crate) fn print(
+    heads: impl IntoIterator<Item = impl Into<String>>,
+    rows: &[impl AsRef<[String]>],
+) -> io::Result<()> {
+    writeln!(io::stdout(), "{}", columns(heads, rows))
 }
 
-fn columns<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
-    let heads = heads.map(str::to_owned);
-    let mut widths = [0; N];
-    for row in rows.iter().chain([&heads]) {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
+fn columns(
+    heads: impl IntoIterator<Item = impl Into<String>>,
+    rows: &[impl AsRef<[String]>],
+) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_header(heads.into_iter().map(Into::into).collect::<Vec<String>>());
+    for row in rows {
+        table.add_row(row.as_ref());
     }
-    let mut text = String::new();
-    for row in [&heads].into_iter().chain(rows) {
-        let mut line = String::new();
-        for (width, cell) in widths.iter().zip(row) {
-            line.push_str(&format!("{cell:width$}  "));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
-    text
+    table.trim_fmt()
 }
 
 /// Returns bytes off the wire as text that does nothing to a terminal.
-pub(super) fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let lossy = String::from_utf8_lossy(bytes);
     let shown = |c: char| match c.is_control() {
         true => c.escape_default().to_string(),
@@ -45,7 +47,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
 }
 
 /// Returns the time of day of nanoseconds since 1970, in UTC.
-pub(super) fn time_of_day(nanos: u64) -> String {
+pub(crate) fn time_of_day(nanos: u64) -> String {
     let millis = nanos / 1_000_000;
     let seconds = millis / 1000;
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
@@ -53,7 +55,7 @@ pub(super) fn time_of_day(nanos: u64) -> String {
 }
 
 /// Returns how long ago something was; "-" for never.
-pub(super) fn ago(at: Option<prost_types::Timestamp>) -> String {
+pub(crate) fn ago(at: Option<prost_types::Timestamp>) -> String {
     let Some(at) = at else {
         return "-".to_owned();
     };
@@ -67,7 +69,7 @@ pub(super) fn ago(at: Option<prost_types::Timestamp>) -> String {
 }
 
 /// Returns a duration as it came; "-" for none.
-pub(super) fn took(duration: Option<prost_types::Duration>) -> String {
+pub(crate) fn took(duration: Option<prost_types::Duration>) -> String {
     let duration = duration.and_then(|duration| Duration::try_from(duration).ok());
     duration.map_or_else(|| "-".to_owned(), span)
 }
@@ -93,7 +95,7 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let row = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
         let text = columns(["NODE", "X"], &[row("a", "long"), row("abcdef", "")]);
-        assert_eq!(text, "NODE    X\na       long\nabcdef\n");
+        assert_eq!(text, "NODE    X\na       long\nabcdef");
     }
 
     #[test]

@@ -1,0 +1,231 @@
+//! The registries of a cluster as one: whichever answers.
+
+mod dynamic;
+mod errors;
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::Args;
+use control::registry::v1::GetConfigStatusRequest;
+use control::registry::v1::status_service_client::StatusServiceClient;
+use prost_reflect::{DynamicMessage, Value};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use crate::context::{Context, Contexts};
+use crate::exit::Exit;
+use crate::resource::{Item, Kind};
+
+pub(crate) use errors::{CallError, Violation, unreachable, violations};
+
+/// How long a registry may take to accept a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How long a registry may take to answer; it waits up to 2 s for its own store.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Largest answer that is taken; a page of 1000 resources is some 100 KiB.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Where a registry listens unless it is told otherwise.
+const DEFAULT: &str = "127.0.0.1:7400";
+
+/// Which registries are asked.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Target {
+    /// Registries, tried in turn [default: the context's, or 127.0.0.1:7400]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        env = "TANDEM_REGISTRY",
+        hide_env_values = true,
+        help_heading = "Registry"
+    )]
+    registry: Vec<String>,
+    /// The context to take instead of the current one; see tandem context --help
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TANDEM_CONTEXT",
+        hide_env_values = true,
+        help_heading = "Registry"
+    )]
+    context: Option<String>,
+}
+
+/// The registries of one cluster.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    addresses: Vec<(String, Endpoint)>,
+    /// The one that answered last, and the connection to it.
+    current: usize,
+    channel: Option<Channel>,
+}
+
+impl Registry {
+    /// Finds the registries that the command line, the environment or a context names; asks one of
+    /// them for its cluster if the context says which it must be.
+    pub(crate) async fn open(target: &Target) -> anyhow::Result<Self> {
+        let usage = |error: anyhow::Error| Exit::Usage.because(error);
+        let contexts = Contexts::load().map_err(usage)?;
+        let mut context = contexts.choose(target.context.as_deref()).map_err(usage)?;
+        if !target.registry.is_empty() {
+            context.registries.clone_from(&target.registry);
+        }
+        if context.registries.is_empty() {
+            context.registries.push(DEFAULT.to_owned());
+        }
+        let addresses = context.registries.iter().map(|address| {
+            let endpoint = endpoint(address, &context)?;
+            Ok((address.clone(), endpoint))
+        });
+        let addresses = addresses.collect::<anyhow::Result<_>>().map_err(usage)?;
+        let mut registry = Self {
+            addresses,
+            current: 0,
+            channel: None,
+        };
+        if let Some(cluster) = &context.cluster {
+            registry.require(cluster).await?;
+        }
+        Ok(registry)
+    }
+
+    async fn require(&mut self, cluster: &str) -> anyhow::Result<()> {
+        let status = self
+            .call(async |channel| {
+                let mut client = StatusServiceClient::new(channel);
+                client.get_config_status(GetConfigStatusRequest {}).await
+            })
+            .await?;
+        if status.cluster == cluster {
+            return Ok(());
+        }
+        let (address, found) = (self.address(), &status.cluster);
+        Err(Exit::Usage.because(anyhow!(
+            "the registry at {address} is of the cluster {found:?}, the context says {cluster:?}: \
+             take another context, or correct this one"
+        )))
+    }
+
+    /// Returns the address of the registry that answered last.
+    pub(crate) fn address(&self) -> &str {
+        &self.addresses[self.current].0
+    }
+
+    /// Leaves the registry that answered last for the next one.
+    pub(crate) fn leave(&mut self) {
+        self.current = (self.current + 1) % self.addresses.len();
+        self.channel = None;
+    }
+
+    /// Asks one registry after the other until one is there.
+    ///
+    /// # Errors
+    ///
+    /// What each of them failed with, or what one of them refused it with.
+    pub(crate) async fn call<T>(
+        &mut self,
+        ask: impl AsyncFn(Channel) -> Result<Response<T>, Status>,
+    ) -> Result<T, CallError> {
+        let mut attempts = Vec::new();
+        for _ in 0..self.addresses.len() {
+            match self.ask(&ask).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) if is_absent(status.code()) => {
+                    attempts.push((self.address().to_owned(), status));
+                    self.leave();
+                }
+                Err(status) => return Err(CallError::Refused(Box::new(status))),
+            }
+        }
+        Err(CallError::Unavailable(attempts))
+    }
+
+    async fn ask<T>(
+        &mut self,
+        ask: &impl AsyncFn(Channel) -> Result<Response<T>, Status>,
+    ) -> Result<Response<T>, Status> {
+        let channel = match &self.channel {
+            Some(channel) => channel.clone(),
+            None => {
+                let endpoint = &self.addresses[self.current].1;
+                let channel = endpoint.connect().await.map_err(errors::unreachable)?;
+                self.channel.insert(channel).clone()
+            }
+        };
+        let asked = tokio::time::timeout(ANSWER_MAX, ask(channel)).await;
+        asked.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer within 10 s")))
+    }
+
+    /// Returns the resource of this name.
+    pub(crate) async fn get(&mut self, kind: &'static Kind, name: &str) -> Result<Item, CallError> {
+        let (method, _) = kind.methods();
+        let mut request = DynamicMessage::new(method.input());
+        request.set_field_by_name("name", Value::String(name.to_owned()));
+        let message = self
+            .call(async |channel| {
+                dynamic::unary(channel, &method, request.clone(), ANSWER_BYTES_MAX).await
+            })
+            .await?;
+        Ok(Item { kind, message })
+    }
+
+    /// Returns all resources of a kind, in the order of their names.
+    pub(crate) async fn list(&mut self, kind: &'static Kind) -> Result<Vec<Item>, CallError> {
+        let (_, method) = kind.methods();
+        let mut request = DynamicMessage::new(method.input());
+        let mut items = Vec::new();
+        loop {
+            let mut page = self
+                .call(async |channel| {
+                    dynamic::unary(channel, &method, request.clone(), ANSWER_BYTES_MAX).await
+                })
+                .await?;
+            let mut token = None;
+            for (_, value) in page.take_fields().collect::<Vec<_>>() {
+                if let Value::List(values) = value {
+                    items.extend(values.into_iter().filter_map(message));
+                } else if let Value::String(next) = value {
+                    token = Some(next);
+                }
+            }
+            let Some(token) = token else {
+                let items = items.into_iter();
+                return Ok(items.map(|message| Item { kind, message }).collect());
+            };
+            request.set_field_by_name("page_token", Value::String(token));
+        }
+    }
+
+    /// Returns all resources of all kinds.
+    pub(crate) async fn list_all(&mut self) -> Result<Vec<Item>, CallError> {
+        let mut items = Vec::new();
+        for kind in Kind::all() {
+            items.extend(self.list(kind).await?);
+        }
+        Ok(items)
+    }
+}
+
+fn message(value: Value) -> Option<DynamicMessage> {
+    if let Value::Message(message) = value {
+        Some(message)
+    } else {
+        None
+    }
+}
+
+/// Tells whether another registry may do better. One that is without its store answers UNAVAILABLE.
+fn is_absent(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded)
+}
+
+fn endpoint(address: &str, _context: &Context) -> anyhow::Result<Endpoint> {
+    let good = address.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    anyhow::ensure!(good, "registry {address:?} is no HOST:PORT");
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let endpoint = endpoint.map_err(|error| anyhow!("registry {address:?}: {error}"))?;
+    Ok(endpoint.connect_timeout(CONNECT_MAX))
+}
