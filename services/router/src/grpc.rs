@@ -32,7 +32,6 @@ struct Service {
     started: std::time::SystemTime,
     view: tokio::sync::watch::Receiver<std::sync::Arc<control::view::View>>,
     connected: tokio::sync::watch::Receiver<bool>,
-    shutdown: control::shutdown::Shutdown,
 }
 
 /// Adds the services of a router.
@@ -64,7 +63,6 @@ fn status_service(host: &Host<Router>) -> StatusServiceServer<impl StatusService
         started: host.started,
         view: host.view.clone(),
         connected: host.connected.clone(),
-        shutdown: host.shutdown.clone(),
     })
 }
 
@@ -86,7 +84,7 @@ impl StatusService for Service {
             registry_connected: *self.connected.borrow(),
             dialogs,
             transactions,
-            draining: self.shutdown.is_cancelled(),
+            draining: self.handle.element().inspect_node(Node::is_draining),
             start_time: Some(self.started.into()),
         }))
     }

@@ -347,6 +347,12 @@ impl Node {
         self.note_drain();
     }
 
+    /// Tells whether it takes no new calls: it is ending, or the registry wants it so.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.view.draining
+    }
+
     fn note_drain(&mut self) {
         self.view.draining = self.ending || self.drained;
         self.published = false;

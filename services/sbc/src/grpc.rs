@@ -22,7 +22,6 @@ struct Service {
     started: SystemTime,
     view: tokio::sync::watch::Receiver<std::sync::Arc<control::view::View>>,
     connected: tokio::sync::watch::Receiver<bool>,
-    shutdown: control::shutdown::Shutdown,
 }
 
 /// Returns the service.
@@ -34,7 +33,6 @@ pub(crate) fn status_service(host: &Host<Sbc>) -> StatusServiceServer<impl Statu
         started: host.started,
         view: host.view.clone(),
         connected: host.connected.clone(),
-        shutdown: host.shutdown.clone(),
     })
 }
 
@@ -113,7 +111,10 @@ impl StatusService for Service {
             registry_connected: *self.connected.borrow(),
             dialogs,
             transactions,
-            draining: self.shutdown.is_cancelled(),
+            draining: self
+                .handle
+                .element()
+                .inspect_node(crate::node::Node::is_draining),
             start_time: Some(self.started.into()),
         }))
     }
