@@ -4,8 +4,14 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value
 
 /// Returns a field of a message in a few words; "-" when it is unset.
 pub(crate) fn cell(message: &DynamicMessage, field: &FieldDescriptor) -> String {
-    let is_flag = matches!(field.kind(), Kind::Bool) && !field.supports_presence();
-    if !message.has_field(field) && !is_flag {
+    // Text and words may be unset, numbers and flags without presence are what they are.
+    let is_what_it_is = !field.supports_presence()
+        && !field.is_list()
+        && !matches!(
+            field.kind(),
+            Kind::String | Kind::Enum(_) | Kind::Message(_)
+        );
+    if !message.has_field(field) && !is_what_it_is {
         return "-".to_owned();
     }
     let text = value(&message.get_field(field), &field.kind());
@@ -114,6 +120,8 @@ mod tests {
                 "side=inside address=192.0.2.1:5060,side=inside address=192.0.2.1:5062",
             ),
             ("cell", "-"),
+            ("desired_state", "-"),
+            ("dmq_port", "0"),
             ("zone", "a\\u{1b}[2J"),
         ] {
             assert_eq!(shown(Known::Member(member.clone()), field), text);
