@@ -9,6 +9,12 @@ use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
 };
 
+/// Returns the descriptors of every service and message of this crate.
+#[must_use]
+pub fn pool() -> &'static DescriptorPool {
+    &POOL
+}
+
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(crate::FILE_DESCRIPTOR_SET)
         .expect("the build script made a valid descriptor set")
@@ -21,12 +27,6 @@ pub struct DecodeError {
     message: &'static str,
     #[source]
     source: serde_json::Error,
-}
-
-/// Returns the descriptors of every service and message of this crate.
-#[must_use]
-pub fn pool() -> &'static DescriptorPool {
-    &POOL
 }
 
 /// Returns the message as one line of proto3 JSON.
