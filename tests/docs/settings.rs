@@ -23,8 +23,9 @@ pub(crate) fn tables() -> Vec<Table> {
         host::keys(&Router::defaults()),
     );
     let has = |keys: &[Key], name| keys.iter().any(|key| key.name == name);
+    let own = |key: &&Key| !has(face::KEYS, key.name);
     let mut nodes = head(&HEAD);
-    for key in &router {
+    for key in router.iter().filter(own) {
         let both = has(&sbc, key.name);
         nodes += &line(key, if both { "" } else { "Router only. " });
     }
@@ -32,10 +33,18 @@ pub(crate) fn tables() -> Vec<Table> {
         nodes += &line(key, "SBC only. ");
     }
     let mut registry = head(&HEAD);
-    for key in tandem_registry::KEYS {
+    for key in tandem_registry::keys().iter().filter(own) {
         registry += &line(key, "");
     }
-    vec![("SBC and router", nodes), ("registry", registry)]
+    let mut grpc = head(&HEAD);
+    for key in face::KEYS {
+        grpc += &line(key, "");
+    }
+    vec![
+        ("SBC and router", nodes),
+        ("registry", registry),
+        ("gRPC", grpc),
+    ]
 }
 
 fn line(key: &Key, whose: &str) -> String {

@@ -9,7 +9,7 @@ mod follower;
 mod session;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::channel::{self, ChannelError, ClientTls};
 use crate::registry::v1;
 use crate::view::{MemberKind, Refusal, Side, SipEndpoint, View};
 use disk::Disk;
@@ -47,6 +48,8 @@ pub struct NodeConfig {
     pub zone: String,
     /// Where registries listen, as `host:port`; tried in turn.
     pub registries: Vec<String>,
+    /// TLS towards them; none for connections in the clear.
+    pub tls: Option<ClientTls>,
     /// Directory for the last view and the incarnation; made if it is missing. The file names carry
     /// the id, so several nodes may share it.
     pub state_dir: PathBuf,
@@ -67,9 +70,9 @@ pub enum StartError {
     /// What the node says of itself is no good member.
     #[error("this node is no good member: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Member(Vec<Refusal>),
-    /// A registry's address is no host and port.
-    #[error("registry {0:?} is not of the form host:port")]
-    Registry(String),
+    /// A registry's address is no host and port, or a file for TLS towards it is no good.
+    #[error("a registry cannot be reached")]
+    Registry(#[from] ChannelError),
 }
 
 /// Decides whether a node can work with a view; what it refuses never gets into force.
@@ -97,7 +100,9 @@ impl NodeSession {
     pub async fn start(config: NodeConfig, check: Check) -> Result<Self, StartError> {
         let member = config.member();
         crate::view::Member::try_from(&member).map_err(StartError::Member)?;
-        let registries = endpoints(&config.registries)?;
+        for registry in &config.registries {
+            channel::endpoint(registry, config.tls.as_ref())?;
+        }
         let disk = Disk::open(&config.state_dir, &config.id)?;
         let incarnation = disk.next_incarnation()?;
         let last = disk.load();
@@ -113,7 +118,7 @@ impl NodeSession {
             connected_sender,
             leave.clone(),
         );
-        let task = tokio::spawn(session.run(registries));
+        let task = tokio::spawn(session.run(config.registries, config.tls));
         Ok(Self {
             incarnation,
             view,
@@ -177,19 +182,4 @@ impl NodeConfig {
             ..v1::Member::default()
         }
     }
-}
-
-fn endpoints(registries: &[String]) -> Result<Vec<tonic::transport::Endpoint>, StartError> {
-    let endpoint = |text: &String| {
-        let bad = || StartError::Registry(text.clone());
-        let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
-        if host.is_empty()
-            || port.parse::<u16>().is_err()
-            || text.parse::<SocketAddr>().is_err() && host.contains(':')
-        {
-            return Err(bad());
-        }
-        tonic::transport::Endpoint::from_shared(format!("http://{text}")).map_err(|_| bad())
-    };
-    registries.iter().map(endpoint).collect()
 }

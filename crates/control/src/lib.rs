@@ -4,11 +4,13 @@
 //! Not here: the registry itself (`services/registry`) and what nodes do with a view.
 
 pub mod bind;
+pub mod channel;
 pub mod client;
 pub mod json;
 pub mod name;
 pub mod settings;
 pub mod shutdown;
+pub mod trace;
 pub mod view;
 
 /// The registry's API, generated from `proto/tandem/registry/v1`.

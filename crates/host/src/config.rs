@@ -8,8 +8,10 @@ use std::time::Duration;
 use crate::egress::Egress;
 use crate::keys::keys;
 use clap::ArgMatches;
+use control::channel::ClientTls;
 use control::settings::{Effective, Mistakes, Settings, Span, private_face};
 use control::view::Network;
+use face::FaceConfig;
 use telemetry::logs::{Filter, Format};
 
 /// What differs between the roles.
@@ -55,6 +57,8 @@ pub struct HostConfig {
     pub advertise: IpAddr,
     /// Where the registries are.
     pub registry: Vec<SocketAddr>,
+    /// TLS towards them; none for connections in the clear.
+    pub registry_tls: Option<ClientTls>,
     /// How many worker threads.
     pub workers: NonZeroUsize,
     /// How many shards.
@@ -73,6 +77,8 @@ pub struct HostConfig {
     pub records: Option<PathBuf>,
     /// Where gRPC is served.
     pub grpc: SocketAddr,
+    /// How gRPC is served: TLS, and who may do what.
+    pub face: FaceConfig,
     /// Where HTTP is served.
     pub http: SocketAddr,
     /// What is logged.
@@ -165,8 +171,10 @@ impl HostConfig {
             cell: settings.read("cell", "default".to_owned()),
             advertise: settings.read("advertise", address),
             registry: settings.read_list("registry", vec![SocketAddr::new(face, 7400)]),
+            registry_tls: ClientTls::read(&mut settings),
             allow: settings.read_list("sip.allow", vec![]),
             grpc: settings.read("grpc.listen", SocketAddr::new(face, defaults.grpc_port)),
+            face: FaceConfig::read(&mut settings),
             http: settings.read("http.listen", SocketAddr::new(face, defaults.http_port)),
             filter: settings.read("log.filter", Filter::default()),
             format: settings.read("log.format", Format::default()),
@@ -284,7 +292,9 @@ mod tests {
                     key.name
                 );
             }
-            assert_eq!(effective.defaults().count(), keys.len());
+            let read = effective.defaults().filter(|(_, value)| !value.is_empty());
+            let said = keys.iter().filter(|key| key.default != "none");
+            assert_eq!(read.count(), said.count());
         }
     }
 

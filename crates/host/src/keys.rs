@@ -1,11 +1,12 @@
 //! The settings of an SBC and a router as people read them: in `--help` and docs/configuration.md.
 //! `config.rs` reads them, and a test there holds the defaults against these words.
 
+use control::channel;
 use control::settings::Key;
 
 use crate::config::RoleDefaults;
 
-/// The settings of all roles, in the order of `--help`; [`keys`] are those of one.
+/// The settings of all roles but those of TLS and gRPC; [`keys`] are all of one role.
 const KEYS: &[Key] = &[
     Key::new("node", "Id of this node in the cluster")
         .unit("1 to 63 of a-z, 0-9 and, inside, -")
@@ -140,8 +141,8 @@ const KEYS: &[Key] = &[
         .unit("address with port, TCP")
         .default("LOOPBACK:7402, LOOPBACK:7401")
         .wrong(
-            "On another address than loopback anybody who reaches it can operate the node, since \
-             there is no TLS",
+            "On another address than loopback, without `grpc.tls.client_ca`, anybody who reaches it \
+             can operate the node",
         ),
     Key::new(
         "http.listen",
@@ -179,5 +180,6 @@ pub fn keys(defaults: &RoleDefaults) -> Vec<Key> {
         Some(("records", _)) => defaults.records.is_some(),
         Some(_) | None => true,
     };
-    KEYS.iter().filter(has).copied().collect()
+    let shared = channel::KEYS.iter().chain(face::KEYS);
+    KEYS.iter().filter(has).chain(shared).copied().collect()
 }

@@ -9,12 +9,12 @@ use control::client::{NodeConfig, NodeSession};
 use control::shutdown::Shutdown;
 use control::view::{MemberKind, Side, SipEndpoint, View};
 use element::Sharded;
+use face::Health;
 use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use sip::{DialogConfig, ProxyConfig, TimerConfig};
 use telemetry::http::Readiness;
-use tokio_stream::wrappers::TcpListenerStream;
 use transport::{RunningClock, Sockets, Workers};
 
 use crate::addresses::Addresses;
@@ -92,7 +92,7 @@ pub trait Role: Send + Sync + Sized + 'static {
     /// Logs what has changed since it was last asked.
     fn log_changes(node: &mut Self::Node);
     /// Adds its own gRPC services.
-    fn services(routes: &mut tonic::service::RoutesBuilder, host: &Host<Self>);
+    fn services(face: &mut face::Server, host: &Host<Self>);
     /// Reads its own figures.
     fn measure(element: &Sharded<Self::Shard, Self::Node>, into: &mut dyn FnMut(Figure));
 }
@@ -169,6 +169,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     let mut records = records.context("records.path")?;
     let grpc = control::bind::tcp("grpc.listen", config.grpc).await?;
     let http = control::bind::tcp("http.listen", config.http).await?;
+    let mut face = face::Server::new(&config.face).context("grpc.tls")?;
     // What a view may say is checked as it is read: `control::view`.
     let session = NodeSession::start(node_config::<R>(&config), Box::new(|_| Ok(()))).await?;
     let mut addresses = Addresses::load(&config.state_dir).context("state_dir/addresses")?;
@@ -221,24 +222,9 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     };
     let readiness = Readiness::default();
     let ended = Shutdown::new();
-    let (health, health_service) = tonic_health::server::health_reporter();
-    let mut routes = tonic::service::Routes::builder();
-    routes.add_service(health_service);
-    for service in [true, false] {
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(control::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        if service {
-            routes.add_service(reflection.build_v1()?);
-        } else {
-            routes.add_service(reflection.build_v1alpha()?);
-        }
-    }
-    R::services(&mut routes, &host);
-    let server = tonic::transport::Server::builder()
-        .add_routes(routes.routes())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stopped(ended.clone()));
-    let grpc = tokio::spawn(server);
+    R::services(&mut face, &host);
+    let health = face.health();
+    let grpc = tokio::spawn(face.serve(grpc, ended.clone()));
     let mut registry = Registry::with_prefix("tandem");
     registry.register_collector(Box::new(Metrics::<R>::new(
         element.clone(),
@@ -277,7 +263,8 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
             }
         }
     };
-    readiness_of(&readiness, &first, *connected.borrow());
+    let up = *connected.borrow();
+    show_health(&readiness, &health, &first, up).await;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -287,22 +274,22 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
                 handle.with_node(|now, node| R::configure(node, now, &latest));
                 keep(&mut addresses, &latest);
                 tracing::info!(generation = latest.generation, "configuration in force");
-                readiness_of(&readiness, &latest, *connected.borrow());
+                let up = *connected.borrow();
+                show_health(&readiness, &health, &latest, up).await;
             }
             changed = connected.changed() => {
                 changed.context("the registry's client ended")?;
                 let up = *connected.borrow_and_update();
                 tracing::info!(connected = up, "registry");
-                readiness_of(&readiness, &view.borrow(), up);
+                let latest = view.borrow().clone();
+                show_health(&readiness, &health, &latest, up).await;
             }
             _ = ticks.tick() => tick(),
         }
     }
 
     readiness.down("calls", "draining");
-    health
-        .set_service_status("", tonic_health::ServingStatus::NotServing)
-        .await;
+    health.drain().await;
     handle.with_node(|_, node| R::drain(node, true));
     let deadline = tokio::time::Instant::now() + config.drain_timeout;
     while !R::is_drained(&element) {
@@ -362,16 +349,20 @@ async fn stopped(ended: Shutdown) {
     ended.cancelled().await;
 }
 
-fn readiness_of(readiness: &Readiness, view: &View, connected: bool) {
-    if view.generation == 0 {
-        readiness.down("configuration", "the registry was never seen");
-    } else {
+/// Shows the components `configuration`, without which no call goes, and `registry`, without which
+/// they go on: it is said, but no reason to be taken out of service.
+async fn show_health(readiness: &Readiness, health: &Health, view: &View, connected: bool) {
+    let configured = view.generation > 0;
+    if configured {
         readiness.up("configuration");
+    } else {
+        readiness.down("configuration", "the registry was never seen");
     }
-    // Calls go on without it: said, but no reason to be taken out of service.
     if !connected {
         tracing::debug!("registry not connected");
     }
+    health.show("configuration", configured).await;
+    health.show("registry", connected).await;
 }
 
 fn node_config<R: Role>(config: &HostConfig) -> NodeConfig {
@@ -394,6 +385,7 @@ fn node_config<R: Role>(config: &HostConfig) -> NodeConfig {
         cell: config.cell.clone(),
         zone: String::new(),
         registries: config.registry.iter().map(ToString::to_string).collect(),
+        tls: config.registry_tls.clone(),
         state_dir: config.state_dir.clone(),
     }
 }

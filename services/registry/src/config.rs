@@ -8,10 +8,11 @@ use std::str::FromStr;
 use clap::ArgMatches;
 use control::name::check_id;
 use control::settings::{Effective, Mistakes, Settings, private_face};
+use face::FaceConfig;
 use store::EtcdConfig;
 use telemetry::logs::{Filter, Format};
 
-use crate::keys::KEYS;
+use crate::keys::keys;
 
 /// Port of the gRPC face.
 const GRPC_PORT: u16 = 7400;
@@ -36,6 +37,8 @@ pub struct Config {
     pub cluster: String,
     /// Where gRPC listens. Default: port 7400 on loopback.
     pub grpc_listen: SocketAddr,
+    /// How gRPC is served: TLS, and who may do what. Default: in the clear, everybody everything.
+    pub face: FaceConfig,
     /// Where metrics and health listen. Default: port 7480 on loopback.
     pub http_listen: SocketAddr,
     /// Directory of the embedded store; made if it is missing. Default `/var/lib/tandem`.
@@ -61,6 +64,7 @@ impl Config {
         Self {
             cluster: "tandem".to_owned(),
             grpc_listen: SocketAddr::new(private_face(address), GRPC_PORT),
+            face: FaceConfig::default(),
             http_listen: SocketAddr::new(private_face(address), HTTP_PORT),
             state_dir: PathBuf::from("/var/lib/tandem"),
             store: StoreConfig::Embedded,
@@ -84,7 +88,7 @@ impl Config {
     }
 
     pub(crate) fn gather(matches: &ArgMatches) -> Result<(Self, Effective), Mistakes> {
-        Self::read(Settings::gather(KEYS, matches))
+        Self::read(Settings::gather(&keys(), matches))
     }
 
     fn read(mut settings: Settings) -> Result<(Self, Effective), Mistakes> {
@@ -94,6 +98,7 @@ impl Config {
         let config = Self {
             cluster: settings.read("cluster", default.cluster),
             grpc_listen: settings.read("grpc.listen", default.grpc_listen),
+            face: FaceConfig::read(&mut settings),
             http_listen: settings.read("http.listen", default.http_listen),
             state_dir: settings.read("state_dir", state_dir).0.into(),
             store: read_store(&mut settings),
@@ -259,14 +264,14 @@ mod tests {
     #[test]
     fn faces_stay_on_loopback_unless_told_otherwise() {
         let mut settings = Settings::default();
-        settings.add_file(KEYS, Path::new("t"), "address = '192.0.2.1'");
+        settings.add_file(&keys(), Path::new("t"), "address = '192.0.2.1'");
         assert_eq!(
             Config::read(settings).unwrap().0.grpc_listen,
             "127.0.0.1:7400".parse().unwrap()
         );
         let mut settings = Settings::default();
         settings.add_file(
-            KEYS,
+            &keys(),
             Path::new("t"),
             "address = '127.0.0.9'\nhttp.listen = '192.0.2.1:80'",
         );
@@ -277,7 +282,7 @@ mod tests {
 
     fn read_text(text: &str) -> Result<Config, Vec<String>> {
         let mut settings = Settings::default();
-        settings.add_file(KEYS, Path::new("t"), text);
+        settings.add_file(&keys(), Path::new("t"), text);
         let read = Config::read(settings).map_err(|mistakes| mistakes.0);
         read.map(|(config, _)| config)
     }
@@ -335,12 +340,13 @@ mod tests {
     fn the_defaults_are_those_that_people_read() {
         let (_, effective) = Config::read(Settings::default()).unwrap();
         let said = |key: &Key| key.default.replace("LOOPBACK", "127.0.0.1");
-        for key in KEYS.iter().filter(|key| key.default != "none") {
+        for key in keys().iter().filter(|key| key.default != "none") {
             let read = effective.defaults().find(|(name, _)| *name == key.name);
             assert_eq!(read, Some((key.name, said(key).as_str())));
         }
         let read = effective.defaults().filter(|(_, value)| !value.is_empty());
-        let said = KEYS.iter().filter(|key| key.default != "none");
+        let said = keys();
+        let said = said.iter().filter(|key| key.default != "none");
         assert_eq!(read.count(), said.count());
     }
 
@@ -348,7 +354,7 @@ mod tests {
     fn mistakes_come_together() {
         let mut settings = Settings::default();
         settings.add_file(
-            KEYS,
+            &keys(),
             Path::new("t"),
             "cluster = 'A b'\nlog.format = 'xml'\ngrpc.listen = '127.0.0.1:7480'",
         );

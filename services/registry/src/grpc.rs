@@ -1,4 +1,4 @@
-//! The gRPC face: the services, health, and reflection for new and old clients.
+//! The services of the registry, and the health of its store.
 
 mod errors;
 mod members;
@@ -8,7 +8,6 @@ mod sync;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use control::registry::v1::cell_service_server::CellServiceServer;
 use control::registry::v1::config_service_server::ConfigServiceServer;
@@ -19,20 +18,11 @@ use control::registry::v1::route_service_server::RouteServiceServer;
 use control::registry::v1::status_service_server::StatusServiceServer;
 use control::registry::v1::table_definition_service_server::TableDefinitionServiceServer;
 use control::shutdown::Shutdown;
+use face::{FaceConfig, Health};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
 use crate::catalog::Catalog;
-
-/// Most requests and streams at a time on one connection.
-const STREAMS_MAX: u32 = 256;
-/// Time between two pings of a connection, and how long it may take to answer one: a node behind a
-/// dead network is not connected.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The face of one catalog. Clones share it.
 #[derive(Clone)]
@@ -44,6 +34,7 @@ struct Face {
 /// Serves until `shutdown` is cancelled and the streams have ended.
 pub(crate) async fn serve(
     listener: TcpListener,
+    settings: &FaceConfig,
     catalog: &Arc<Catalog>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
@@ -51,50 +42,29 @@ pub(crate) async fn serve(
         catalog: Arc::clone(catalog),
         shutdown: shutdown.clone(),
     };
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<MemberServiceServer<Face>>().await;
-    health.set_serving::<ConfigServiceServer<Face>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(control::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let incoming = TcpListenerStream::new(listener);
-    let server = Server::builder()
-        .tcp_nodelay(true)
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(PING_INTERVAL))
-        .http2_keepalive_timeout(Some(PING_INTERVAL))
-        .add_service(MemberServiceServer::new(face.clone()))
-        .add_service(CellServiceServer::new(face.clone()))
-        .add_service(DestinationSetServiceServer::new(face.clone()))
-        .add_service(DestinationServiceServer::new(face.clone()))
-        .add_service(RouteServiceServer::new(face.clone()))
-        .add_service(TableDefinitionServiceServer::new(face.clone()))
-        .add_service(StatusServiceServer::new(face.clone()))
-        .add_service(ConfigServiceServer::new(face))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(incoming, shutdown.cancelled());
+    let mut server = face::Server::new(settings)?;
+    server
+        .add(MemberServiceServer::new(face.clone()))
+        .add(CellServiceServer::new(face.clone()))
+        .add(DestinationSetServiceServer::new(face.clone()))
+        .add(DestinationServiceServer::new(face.clone()))
+        .add(RouteServiceServer::new(face.clone()))
+        .add(TableDefinitionServiceServer::new(face.clone()))
+        .add(StatusServiceServer::new(face.clone()))
+        .add(ConfigServiceServer::new(face));
+    let health = server.health();
     tokio::select! {
-        served = server => Ok(served?),
+        served = server.serve(listener, shutdown.clone()) => Ok(served?),
         never = show_health(catalog.store_health(), &health) => match never {},
     }
 }
 
 /// Keeps the health of the component `store` in step. The services stay as they are: a registry
 /// without its store serves on from memory.
-async fn show_health(
-    mut store: watch::Receiver<store::Health>,
-    health: &HealthReporter,
-) -> Infallible {
+async fn show_health(mut store: watch::Receiver<store::Health>, health: &Health) -> Infallible {
     loop {
-        let status = match &*store.borrow_and_update() {
-            store::Health::Up => ServingStatus::Serving,
-            store::Health::Down(_) => ServingStatus::NotServing,
-        };
-        health.set_service_status("store", status).await;
+        let is_up = matches!(&*store.borrow_and_update(), store::Health::Up);
+        health.show("store", is_up).await;
         if store.changed().await.is_err() {
             // The store is closing, and so is everything.
             std::future::pending::<()>().await;

@@ -3,8 +3,8 @@
 
 use control::settings::Key;
 
-/// The settings of a registry, in the order of `--help`.
-pub const KEYS: &[Key] = &[
+/// The settings of a registry but those of its gRPC face.
+const KEYS: &[Key] = &[
     Key::new(
         "cluster",
         "Name of the cluster, under which everything is stored",
@@ -25,7 +25,8 @@ pub const KEYS: &[Key] = &[
         .default("LOOPBACK:7400")
         .wrong(
             "Nodes on other machines do not reach loopback and go on with what they have. On \
-             another address anybody who reaches it can change the cluster, since there is no TLS",
+             another address, without `grpc.tls.client_ca`, anybody who reaches it can change the \
+             cluster",
         ),
     Key::new(
         "http.listen",
@@ -97,3 +98,9 @@ pub const KEYS: &[Key] = &[
         .default("text")
         .wrong("Whoever collects the lines cannot take them apart"),
 ];
+
+/// Returns the settings of a registry, in the order of `--help`.
+#[must_use]
+pub fn keys() -> Vec<Key> {
+    KEYS.iter().chain(face::KEYS).copied().collect()
+}

@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use config::{Config, StoreConfig};
-pub use keys::KEYS;
+pub use keys::keys;
 
 /// How long streams and requests may take to end after a shutdown was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub fn command() -> Command {
     settings::command(
         "tandem-registry",
         "Keeps the cluster's members and configuration",
-        KEYS,
+        &keys(),
     )
 }
 
@@ -134,7 +134,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let faces = async {
         tokio::try_join!(
             async {
-                grpc::serve(grpc_listener, &catalog, &shutdown)
+                grpc::serve(grpc_listener, &config.face, &catalog, &shutdown)
                     .await
                     .context("the gRPC face")
             },

@@ -18,7 +18,6 @@ use control::router::v1::status_service_server::{StatusService, StatusServiceSer
 use control::router::v1::table_entry_service_server::TableEntryServiceServer;
 use control::router::v1::{GetStatusRequest, Status as RouterStatus};
 use host::Host;
-use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
 use crate::node::Node;
@@ -35,24 +34,24 @@ struct Service {
 }
 
 /// Adds the services of a router.
-pub(crate) fn add_services(routes: &mut RoutesBuilder, host: &Host<Router>) {
-    routes.add_service(status_service(host));
+pub(crate) fn add_services(face: &mut face::Server, host: &Host<Router>) {
+    face.add(status_service(host));
     if host.config.dmq.is_none() {
         return;
     }
     let cell = cell::Cell::new(host.handle.clone());
     let watch = watch::Watch::start(cell.clone(), host.shutdown.clone());
-    routes.add_service(DialogServiceServer::new(dialogs::Dialogs {
+    face.add(DialogServiceServer::new(dialogs::Dialogs {
         cell: cell.clone(),
         watch: watch.clone(),
     }));
-    routes.add_service(TableEntryServiceServer::new(entries::Entries {
+    face.add(TableEntryServiceServer::new(entries::Entries {
         cell: cell.clone(),
         watch,
     }));
     let health = replication::Health(cell.clone());
-    routes.add_service(ReplicationServiceServer::new(health));
-    routes.add_service(MirrorServiceServer::new(mirror::Mirror::new(host, cell)));
+    face.add(ReplicationServiceServer::new(health));
+    face.add(MirrorServiceServer::new(mirror::Mirror::new(host, cell)));
 }
 
 fn status_service(host: &Host<Router>) -> StatusServiceServer<impl StatusService> {

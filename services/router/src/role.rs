@@ -128,8 +128,8 @@ impl Role for Router {
         }
     }
 
-    fn services(routes: &mut tonic::service::RoutesBuilder, host: &Host<Self>) {
-        grpc::add_services(routes, host);
+    fn services(face: &mut face::Server, host: &Host<Self>) {
+        grpc::add_services(face, host);
     }
 
     fn measure(element: &Sharded<Shard, Node>, into: &mut dyn FnMut(Figure)) {

@@ -119,9 +119,9 @@ impl Role for Sbc {
         }
     }
 
-    fn services(routes: &mut tonic::service::RoutesBuilder, host: &Host<Self>) {
-        routes.add_service(grpc::status_service(host));
-        routes.add_service(tap::service(host));
+    fn services(face: &mut face::Server, host: &Host<Self>) {
+        face.add(grpc::status_service(host));
+        face.add(tap::service(host));
     }
 
     fn measure(element: &Sharded<Shard, Node>, into: &mut dyn FnMut(Figure)) {

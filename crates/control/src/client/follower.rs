@@ -7,11 +7,11 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 use super::Check;
 use super::disk::Disk;
-use super::session::{End, PATIENCE};
+use super::session::End;
+use crate::channel::{Channel, PATIENCE};
 use crate::name::Name;
 use crate::registry::v1::config_service_client::ConfigServiceClient;
 use crate::registry::v1::{

@@ -12,25 +12,25 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tracing::Instrument;
 
 use super::disk::Disk;
 use super::follower::Follower;
 use super::{Check, KEEP_ALIVE_INTERVAL, RECONNECT_WAIT_MAX};
+use crate::channel::{self, Channel, ChannelError, ClientTls, PATIENCE, chain};
 use crate::registry::v1;
 use crate::registry::v1::member_service_client::MemberServiceClient;
+use crate::trace::TraceContext;
 use crate::view::{Resources, View};
 
-/// Longest wait for a connection, an answer, or a sign of life of a connection.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a deletion of this member may take to come after its lease is found gone.
 const DELETION_GRACE: Duration = Duration::from_millis(300);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum End {
-    #[error("not connected")]
-    Connect(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Connect(#[from] ChannelError),
     #[error("refused by the registry: {}", .0.message())]
     Status(Box<tonic::Status>),
     #[error("the registry did not answer in time")]
@@ -89,9 +89,12 @@ impl Session {
         )
     }
 
-    pub(super) async fn run(mut self, registries: Vec<Endpoint>) {
+    pub(super) async fn run(mut self, registries: Vec<String>, tls: Option<ClientTls>) {
         for registry in registries.iter().cycle() {
-            let end = self.connect_and_follow(registry).await;
+            let trace = TraceContext::begin();
+            let work = self.connect_and_follow(registry, tls.as_ref());
+            let span = tracing::info_span!("registry", registry, trace_id = trace.trace_id());
+            let end = trace.scope(work).instrument(span).await;
             self.connected.send_replace(false);
             match &end {
                 Err(End::Left) => return,
@@ -100,7 +103,8 @@ impl Session {
                     return self.leave.cancelled().await;
                 }
                 Err(error) => {
-                    tracing::info!(registry = %registry.uri(), %error, "registry lost; carrying on")
+                    let (error, trace_id) = (chain(error), trace.trace_id());
+                    tracing::info!(registry, error, trace_id, "registry lost; carrying on");
                 }
                 Ok(()) => {}
             }
@@ -111,17 +115,14 @@ impl Session {
         }
     }
 
-    async fn connect_and_follow(&mut self, registry: &Endpoint) -> Result<(), End> {
-        let endpoint = registry
-            .clone()
-            .connect_timeout(PATIENCE)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(PATIENCE)
-            .keep_alive_timeout(PATIENCE)
-            .keep_alive_while_idle(true);
+    async fn connect_and_follow(
+        &mut self,
+        registry: &str,
+        tls: Option<&ClientTls>,
+    ) -> Result<(), End> {
         let leave = self.leave.clone();
         let prepare = async {
-            let channel = endpoint.connect().await?;
+            let channel = channel::connect(registry, tls).await?;
             if self.token.is_none() {
                 self.token = Some(self.register(channel.clone()).await?);
             }

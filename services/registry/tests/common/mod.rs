@@ -57,7 +57,15 @@ impl Running {
             self.config.clone(),
             self.shutdown.clone(),
         )));
-        self.channel().await;
+        self.listens().await;
+    }
+
+    async fn listens(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = tokio::net::TcpStream::connect(self.address()).await {
+            assert!(Instant::now() < deadline, "{error}");
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Ends the registry as SIGTERM does.
@@ -128,6 +136,7 @@ pub(crate) fn node(id: &str, registry: &Running, state_dir: &Path) -> NodeConfig
         cell: "default".into(),
         zone: String::new(),
         registries: vec![registry.address().to_string()],
+        tls: None,
         state_dir: state_dir.to_owned(),
     }
 }
