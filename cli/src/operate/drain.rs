@@ -110,9 +110,19 @@ async fn set(which: &Which, wanted: MemberState) -> anyhow::Result<Member> {
                 return client.update_member(request).await;
             }
             match wanted {
-                MemberState::Draining => client.drain_member(DrainMemberRequest { name }).await,
+                MemberState::Draining => {
+                    let request = DrainMemberRequest {
+                        name,
+                        ..DrainMemberRequest::default()
+                    };
+                    client.drain_member(request).await
+                }
                 MemberState::Active | MemberState::Unspecified => {
-                    client.undrain_member(UndrainMemberRequest { name }).await
+                    let request = UndrainMemberRequest {
+                        name,
+                        ..UndrainMemberRequest::default()
+                    };
+                    client.undrain_member(request).await
                 }
             }
         })
