@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -145,8 +146,19 @@ impl<S: Copy + Ord> Table<S> {
 
     /// Iterates over the entries that have not ended, in the order of their keys.
     pub fn iter(&self, now: Instant) -> impl Iterator<Item = (&Bytes, &Entry<S>)> {
+        self.iter_after(now, None)
+    }
+
+    /// Iterates over the entries that have not ended and whose keys come after `key`, in the order of
+    /// their keys.
+    pub fn iter_after(
+        &self,
+        now: Instant,
+        key: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&Bytes, &Entry<S>)> {
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
         self.entries
-            .iter()
+            .range::<[u8], _>((from, Bound::Unbounded))
             .filter(move |(_, entry)| entry.is_live(now))
     }
 

@@ -68,6 +68,24 @@ fn named(table: &'static str, key: &'static str) -> (Bytes, Bytes) {
 }
 
 #[test]
+fn a_table_is_entered_after_any_key() {
+    let (mut tables, now) = (tables(), start());
+    for key in ["a", "b", "d"] {
+        set(&mut tables, now, "te", key);
+    }
+    let after = |at: Instant, key: Option<&str>| {
+        let found = tables.table(b"te").expect("a table");
+        let found = found.iter_after(at, key.map(str::as_bytes));
+        found.map(|(key, _)| key.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(after(now, None), ["a", "b", "d"]);
+    assert_eq!(after(now, Some("a")), ["b", "d"]);
+    assert_eq!(after(now, Some("c")), ["d"]);
+    assert_eq!(after(now, Some("d")), [""; 0]);
+    assert_eq!(after(now + LIFETIME, Some("a")), [""; 0]);
+}
+
+#[test]
 fn a_key_reads_as_it_was_set_last() {
     let now = start();
     let mut tables = tables();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use dmq::{Bus, BusConfig, Event, Network, NodeState, NodeStatus, TANDEM_CHANNEL};
+use dmq_bodies::Did;
 use element::{FlowId, Outbox};
 use htable::Definition;
 use rand::rngs::SmallRng;
@@ -12,7 +13,7 @@ use rand::{RngCore, SeedableRng};
 use sip_types::Message;
 
 use crate::clock::Now;
-use crate::dialogs::DialogsConfig;
+use crate::dialogs::{DialogsConfig, Held};
 use crate::observation::Observation;
 use crate::record::{DialogKey, DialogRecord, DialogState};
 use crate::replica::{Change, Key, Replica};
@@ -146,6 +147,15 @@ impl Replication {
         let result = write(&mut self.replica);
         self.settle(now);
         result
+    }
+
+    /// Returns the dialogs that Kamailio nodes name so: one, or by accident several.
+    pub fn dialogs_named(&self, did: Did) -> impl Iterator<Item = (DialogKey, &Held)> {
+        let keys = self.stock.named(did);
+        keys.filter_map(|key| {
+            let held = self.replica.dialogs().dialog(&key)?;
+            Some((key, held))
+        })
     }
 
     /// Returns the nodes of the bus, in the order of their addresses.

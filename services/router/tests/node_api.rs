@@ -419,8 +419,24 @@ async fn tables_are_written_read_and_watched() {
     };
     let deleted = tables.delete_matching_table_entries(matching).await;
     assert_eq!(deleted.unwrap().into_inner().deleted, 2);
-    let flushed = tables.flush_table(FlushTableRequest { parent }).await;
-    assert_eq!(flushed.unwrap().into_inner().deleted, 1);
+    // More than are looked at while the router is locked once.
+    const MANY: u64 = 600;
+    for n in 0..MANY {
+        let many = set(&format!("m{n}"), Value::Number(1), None);
+        tables.set_table_entry(many).await.unwrap();
+    }
+    let even = DeleteMatchingTableEntriesRequest {
+        parent: parent.clone(),
+        pattern: Some(Pattern::Regex(b"[02468]$".to_vec())),
+        ..DeleteMatchingTableEntriesRequest::default()
+    };
+    let deleted = tables.delete_matching_table_entries(even).await;
+    assert_eq!(deleted.unwrap().into_inner().deleted, MANY / 2);
+    for left in [MANY / 2 + 1, 0] {
+        let parent = parent.clone();
+        let flushed = tables.flush_table(FlushTableRequest { parent }).await;
+        assert_eq!(flushed.unwrap().into_inner().deleted, left);
+    }
 
     let mut unknown = set("k", Value::Number(1), None);
     unknown.table_entry.as_mut().unwrap().table = "none".into();

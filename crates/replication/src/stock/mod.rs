@@ -22,13 +22,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use dmq::{Bus, RequestId};
-use dmq_bodies::Numbering;
+use dmq_bodies::{Did, Numbering};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::clock::Now;
 use crate::entries::EntryKey;
 use crate::numbers::Numbers;
+use crate::record::DialogKey;
 use crate::replica::{Change, Key, Origin, Replica};
 use dialogs_in::HeldBack;
 use node::{Line, Node, Sent};
@@ -244,6 +245,11 @@ impl Channel {
                 }
             }
         }
+    }
+
+    /// Returns the dialogs with these numbers that the replica holds, or held a moment ago.
+    pub fn named(&self, did: Did) -> impl Iterator<Item = DialogKey> {
+        self.numbers.find(did)
     }
 
     /// Executes a message of channel `dialog` or `htable`; returns the status to answer.

@@ -10,6 +10,7 @@ use control::router::v1::{
     self as api, Dialog, DialogState, EndCause, GetDialogRequest, ListDialogsRequest,
     ListDialogsResponse, WatchDialogsRequest, WatchDialogsResponse,
 };
+use dmq_bodies::Did;
 use host::tap::Reading;
 use replication::{Cause, DialogKey, DialogRecord, Held, Leg, Replication};
 use tokio_stream::{Stream, StreamExt};
@@ -49,23 +50,15 @@ impl DialogService for Dialogs {
                 "name: {name:?} is not dialogs/H_ENTRY.H_ID in decimal"
             ))
         })?;
-        for partition in 0..=u8::MAX {
-            let found = self.cell.look(|replication| {
-                let size = replication.config().hash_size;
-                let is_it = |key: &DialogKey| {
-                    key.h_id == h_id && dmq_bodies::slot(&key.call_id, size) == h_entry
-                };
-                let mut dialogs = replication.replica().dialogs().partition_iter(partition);
-                let found = dialogs.find(|(key, _)| is_it(key));
-                found.map(|(key, held)| (key.clone(), held.clone(), size))
-            })?;
-            if let Some((key, held, size)) = found {
-                return Ok(Response::new(shown(&key, &held, size, self.cell.now())));
-            }
-        }
-        Err(Status::not_found(format!(
-            "{name}: this router holds no such dialog"
-        )))
+        let found = self.cell.look(|replication| {
+            let mut named = replication.dialogs_named(Did { h_entry, h_id });
+            let (key, held) = named.next()?;
+            Some((key, held.clone(), replication.config().hash_size))
+        })?;
+        let (key, held, size) = found.ok_or_else(|| {
+            Status::not_found(format!("{name}: this router holds no such dialog"))
+        })?;
+        Ok(Response::new(shown(&key, &held, size, self.cell.now())))
     }
 
     async fn list_dialogs(

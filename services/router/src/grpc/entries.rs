@@ -17,13 +17,16 @@ use control::router::v1::{
 use host::tap::Reading;
 use htable::{By, Pattern, Value, WriteError};
 use prost_types::Timestamp;
-use replication::{EntryError, EntryKey, EntryRecord, Origin};
+use replication::{EntryError, EntryKey, EntryRecord, Now, Origin, Replica};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::cell::Cell;
 use super::pages;
 use super::watch::{Watch, cut};
+
+/// How many entries are looked at while the node is locked once.
+const CHUNK: usize = 256;
 
 pub(super) struct Entries {
     pub(super) cell: Cell,
@@ -46,8 +49,6 @@ impl TableEntryService for Entries {
         Ok(Response::new(shown(&key, Some(&entry))))
     }
 
-    /// The table is walked from its beginning to where the page begins, with the node locked: a table
-    /// cannot be entered in the middle.
     async fn list_table_entries(
         &self,
         request: Request<ListTableEntriesRequest>,
@@ -62,9 +63,7 @@ impl TableEntryService for Entries {
         let now = self.cell.now();
         let page = self.cell.look(|replication| {
             let found = replication.replica().entries().tables().table(&table)?;
-            let entries = found.iter(now);
-            let entries =
-                entries.skip_while(|(key, _)| after.as_ref().is_some_and(|after| **key <= *after));
+            let entries = found.iter_after(now, after.as_deref());
             let copies = entries.map(|(key, entry)| (key.clone(), entry.clone()));
             Some(copies.take(size).collect::<Vec<_>>())
         })?;
@@ -213,16 +212,53 @@ impl Entries {
         Ok(())
     }
 
+    /// Deletes what matches, or everything. The node is locked for some entries at a time; what is set
+    /// meanwhile may stay.
     fn delete(&self, parent: &str, pattern: Option<(By, &Pattern)>) -> Result<u64, Status> {
         let table = parse_table(parent)?;
-        let deleted = self.cell.change(|replication, now| {
-            replication.write(now, |replica| {
-                replica.delete_matching(now, &table, pattern, Origin::Local)
-            })
-        })?;
-        let deleted = deleted.map_err(|error| refused(&table, error))?;
-        Ok(deleted as u64)
+        let (mut deleted, mut after) = (0, None);
+        loop {
+            let done = self.cell.change(|replication, now| {
+                replication.write(now, |replica| {
+                    delete_some(now, replica, &table, pattern, after.as_deref())
+                })
+            })?;
+            let (count, last) = done.map_err(|error| refused(&table, error))?;
+            deleted += count;
+            match last {
+                Some(_) => after = last,
+                None => return Ok(deleted),
+            }
+        }
     }
+}
+
+/// Deletes what matches among the next entries of a table; returns how many, and the last that was
+/// looked at if there may be more.
+fn delete_some(
+    now: Now,
+    replica: &mut Replica,
+    table: &Bytes,
+    pattern: Option<(By, &Pattern)>,
+    after: Option<&[u8]>,
+) -> Result<(u64, Option<Bytes>), EntryError> {
+    let found = replica.entries().tables().table(table);
+    let found = found.ok_or(EntryError::NoTable)?;
+    let entries = found.iter_after(now.monotonic, after).take(CHUNK);
+    let matches = |key: &Bytes, value: &Value| {
+        pattern.is_none_or(|(by, pattern)| pattern.matches(by, key, value))
+    };
+    let looked_at: Vec<(Bytes, bool)> = entries
+        .map(|(key, entry)| (key.clone(), matches(key, &entry.value)))
+        .collect();
+    let last = looked_at.get(CHUNK - 1).map(|(key, _)| key.clone());
+    let mut deleted = 0;
+    for (key, _) in looked_at.into_iter().filter(|(_, matches)| *matches) {
+        let table = table.clone();
+        replica.delete(now, &EntryKey { table, key }, Origin::Local)?;
+        deleted += 1;
+    }
+    Ok((deleted, last))
 }
 
 /// Returns an entry as it is shown: without a value when it is gone.
