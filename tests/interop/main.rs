@@ -17,6 +17,7 @@ mod kamailio;
 mod load;
 mod namespaces;
 mod processes;
+mod python;
 mod quiet;
 mod raw;
 mod registry_gone;

@@ -1,4 +1,5 @@
-//! What tests and benchmarks need beside the toolchain, from the distribution's packages.
+//! What tests and benchmarks need beside the toolchain: packages of the distribution, and a virtual
+//! environment of Python with a gRPC client.
 
 use std::process::Command;
 
@@ -31,7 +32,32 @@ const PACKAGES: [(&str, &[&str]); 7] = [
 ];
 
 /// Installs what is missing; if that cannot be done from here, fails with the command that does it.
+/// The client in Python is not needed: without it, its test says that it was left out.
 pub(crate) fn run() -> Result<()> {
+    packages()?;
+    if let Err(error) = python() {
+        println!("setup: no gRPC client in Python: {error:#}");
+    }
+    Ok(())
+}
+
+fn python() -> Result<()> {
+    let environment = shell::root().join("target/python");
+    let python = environment.join("bin/python");
+    let mut import = Command::new(&python);
+    import.args(["-c", "import grpc_reflection"]);
+    if python.exists() && shell::output(&mut import).is_ok() {
+        return Ok(());
+    }
+    let mut make = Command::new("python3");
+    shell::output(make.args(["-m", "venv"]).arg(&environment)).context("install python3-venv")?;
+    let requirements = shell::root().join("tests/interop/requirements.txt");
+    let mut install = Command::new(&python);
+    let install = install.args(["-m", "pip", "install", "--quiet", "--requirement"]);
+    shell::run(install.arg(requirements))
+}
+
+fn packages() -> Result<()> {
     let missing = missing();
     if missing.is_empty() {
         println!("setup: everything is there");

@@ -48,14 +48,15 @@ struct Shown<'a>(&'a [String]);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, name) in self.0.iter().take(NAMES_SHOWN_MAX).enumerate() {
+        let names: Vec<_> = self.0.iter().filter(|name| !name.is_empty()).collect();
+        for (i, name) in names.iter().take(NAMES_SHOWN_MAX).enumerate() {
             let name = name
                 .split_once("/entries/")
                 .map_or(name.as_str(), |(table, _)| table);
             let separator = if i == 0 { "" } else { "," };
             write!(f, "{separator}{name}")?;
         }
-        match self.0.len().saturating_sub(NAMES_SHOWN_MAX) {
+        match names.len().saturating_sub(NAMES_SHOWN_MAX) {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
         }

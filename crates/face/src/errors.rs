@@ -61,23 +61,3 @@ fn owned(facts: &[(&str, &str)]) -> HashMap<String, String> {
     let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
     facts.iter().map(owned).collect()
 }
-
-/// Returns INVALID_ARGUMENT with a `BadRequest` of these violations, each a field and a reason.
-#[must_use]
-pub fn invalid<'a>(
-    message: impl Into<String>,
-    violations: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> Status {
-    let mut details = ErrorDetails::new();
-    for (field, reason) in violations {
-        details.add_bad_request_violation(field, reason);
-    }
-    Status::with_error_details(Code::InvalidArgument, message, details)
-}
-
-/// Returns UNAVAILABLE with a `RetryInfo`.
-#[must_use]
-pub fn unavailable(message: impl Into<String>, retry: Duration) -> Status {
-    let details = ErrorDetails::with_retry_info(Some(retry));
-    Status::with_error_details(Code::Unavailable, message, details)
-}

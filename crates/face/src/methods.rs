@@ -109,7 +109,7 @@ const TABLE: &[(&str, &[Row])] = &[
         ("GetTableEntry", VIEWER, "name"),
         ("ListTableEntries", VIEWER, ""),
         ("WatchTableEntries", VIEWER, ""),
-        ("SetTableEntry", OPERATOR, "table_entry.name"),
+        ("SetTableEntry", OPERATOR, "table_entry.name table_entry.table"),
         ("DeleteTableEntry", OPERATOR, "name"),
         ("DeleteMatchingTableEntries", OPERATOR, "parent"),
         ("FlushTable", OPERATOR, "parent"),
