@@ -1,0 +1,5 @@
+//! Target `node_list` of `crates/fuzzing`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzzing::run("node_list", data));

@@ -1,0 +1,5 @@
+//! Target `stock` of `crates/fuzzing`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzzing::run("stock", data));

@@ -1,0 +1,5 @@
+//! Target `table` of `crates/fuzzing`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzzing::run("table", data));
