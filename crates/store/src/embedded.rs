@@ -19,7 +19,7 @@ use crate::history::{History, Watch};
 use crate::{
     COMMIT_WRITES_MAX, Commit, CommitError, Entry, GENERATION, Health, KEYS_MAX, Listing, OWN_KEYS,
     OpenError, Point, RefreshError, SCHEMA, SCHEMA_KEY, Store, StoreError, Write, check_limits,
-    prefix_of,
+    check_notes, is_note, prefix_of,
 };
 
 /// Full key to: generation that wrote it, lease in milliseconds (0 for none), value.
@@ -108,6 +108,17 @@ impl Store for Embedded {
         committed
     }
 
+    async fn note(&self, writes: Vec<Write>) -> Result<(), CommitError> {
+        check_notes(&writes)?;
+        self.blocking(move |inner| inner.note(&writes)).await?
+    }
+
+    async fn notes(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+        let prefix = prefix.to_owned();
+        let noted = self.blocking(move |inner| inner.entries(&prefix, is_note));
+        noted.await?.map_err(database)
+    }
+
     async fn refresh(&self, key: &str) -> Result<(), RefreshError> {
         let mut leases = self.0.leases();
         let lease = leases.get_mut(key).ok_or(RefreshError::NoLease)?;
@@ -176,27 +187,20 @@ impl Inner {
 
     fn list(&self, prefix: &str) -> Result<Listing, redb::Error> {
         let table = self.database.begin_read()?.open_table(TABLE)?;
-        let full = format!("{}{prefix}", self.prefix);
-        let mut entries = Vec::new();
-        for row in table.range(full.as_str()..)? {
-            let (key, value) = row?;
-            if !key.value().starts_with(&full) {
-                break;
-            }
-            let (generation, _lease, value) = value.value();
-            let key = &key.value()[self.prefix.len()..];
-            if !OWN_KEYS.contains(&key) {
-                entries.push(Entry {
-                    key: key.to_owned(),
-                    value: value.to_owned(),
-                    version: generation,
-                });
-            }
-        }
+        let listed = |key: &str| !OWN_KEYS.contains(&key) && !is_note(key);
         Ok(Listing {
+            entries: entries(&table, &self.prefix, prefix, listed)?,
             at: point(number_at(&table, &self.prefix, GENERATION)?),
-            entries,
         })
+    }
+
+    fn entries(
+        &self,
+        prefix: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Entry>, redb::Error> {
+        let table = self.database.begin_read()?.open_table(TABLE)?;
+        entries(&table, &self.prefix, prefix, wanted)
     }
 
     fn note_health(&self, error: Option<&StoreError>) {
@@ -223,9 +227,6 @@ impl Inner {
     }
 
     fn write(&self, expected: Option<Point>, writes: &[Write]) -> Result<Commit, CommitError> {
-        fn failed(error: impl Into<redb::Error>) -> CommitError {
-            CommitError::Store(database(error.into()))
-        }
         // Dropping a transaction that was not committed undoes it.
         let transaction = self.database.begin_write().map_err(failed)?;
         let mut table = transaction.open_table(TABLE).map_err(failed)?;
@@ -234,39 +235,8 @@ impl Inner {
             return Err(CommitError::Conflict { expected, current });
         }
         let generation = current.generation + 1;
-        let mut changes = Vec::new();
-        for write in writes {
-            let full = format!("{}{}", self.prefix, write.key());
-            let entry = match write {
-                Write::Put { value, .. } => Some((value, 0)),
-                Write::PutLeased { value, lease, .. } => Some((value, millis(*lease))),
-                Write::Delete { .. } => None,
-            };
-            match entry {
-                Some((value, lease)) => {
-                    table
-                        .insert(full.as_str(), (generation, lease, value.as_slice()))
-                        .map_err(failed)?;
-                    let entry = Entry {
-                        key: write.key().to_owned(),
-                        value: value.clone(),
-                        version: generation,
-                    };
-                    changes.push((write.key().to_owned(), Some(entry)));
-                }
-                None => {
-                    if table.remove(full.as_str()).map_err(failed)?.is_some() {
-                        changes.push((write.key().to_owned(), None));
-                    }
-                }
-            }
-        }
-        if table.len().map_err(failed)? > KEYS_MAX as u64 {
-            return Err(CommitError::TooLarge {
-                what: "keys in the store",
-                max: KEYS_MAX,
-            });
-        }
+        let mut changes = put_all(&mut table, &self.prefix, generation, writes)?;
+        changes.retain(|(key, _)| !is_note(key));
         put_number(&mut table, &self.prefix, GENERATION, generation).map_err(failed)?;
         drop(table);
         transaction.commit().map_err(failed)?;
@@ -274,6 +244,18 @@ impl Inner {
             at: point(generation),
             changes,
         })
+    }
+
+    fn note(&self, writes: &[Write]) -> Result<(), CommitError> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = self.database.begin_write().map_err(failed)?;
+        let mut table = transaction.open_table(TABLE).map_err(failed)?;
+        let generation = number_at(&table, &self.prefix, GENERATION).map_err(failed)?;
+        put_all(&mut table, &self.prefix, generation, writes)?;
+        drop(table);
+        transaction.commit().map_err(failed)?;
+        self.note_leases(writes);
+        Ok(())
     }
 
     fn note_leases(&self, writes: &[Write]) {
@@ -305,11 +287,15 @@ impl Inner {
         if over.is_empty() {
             return Ok(());
         }
-        self.commit(
-            None,
-            over.into_iter().map(|key| Write::Delete { key }).collect(),
-        )
-        .map(drop)
+        let over = over.into_iter().map(|key| Write::Delete { key });
+        let (notes, keys): (Vec<_>, Vec<_>) = over.partition(|write| is_note(write.key()));
+        if !notes.is_empty() {
+            self.note(&notes)?;
+        }
+        if !keys.is_empty() {
+            self.commit(None, keys)?;
+        }
+        Ok(())
     }
 
     fn over(&self, now: Instant) -> Vec<String> {
@@ -400,6 +386,79 @@ fn read_generation_and_leases(
         }
     }
     Ok((number_at(&table, prefix, GENERATION)?, leases))
+}
+
+fn entries(
+    table: &impl ReadableTable<&'static str, (u64, u64, &'static [u8])>,
+    prefix: &str,
+    from: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Entry>, redb::Error> {
+    let full = format!("{prefix}{from}");
+    let mut entries = Vec::new();
+    for row in table.range(full.as_str()..)? {
+        let (key, value) = row?;
+        if !key.value().starts_with(&full) {
+            break;
+        }
+        let (version, _lease, value) = value.value();
+        let key = &key.value()[prefix.len()..];
+        if wanted(key) {
+            entries.push(Entry {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                version,
+            });
+        }
+    }
+    Ok(entries)
+}
+
+/// Makes the writes; returns what each key that changed holds now.
+fn put_all(
+    table: &mut redb::Table<'_, &'static str, (u64, u64, &'static [u8])>,
+    prefix: &str,
+    generation: u64,
+    writes: &[Write],
+) -> Result<Vec<(String, Option<Entry>)>, CommitError> {
+    let mut changes = Vec::new();
+    for write in writes {
+        let full = format!("{prefix}{}", write.key());
+        let entry = match write {
+            Write::Put { value, .. } => Some((value, 0)),
+            Write::PutLeased { value, lease, .. } => Some((value, millis(*lease))),
+            Write::Delete { .. } => None,
+        };
+        match entry {
+            Some((value, lease)) => {
+                table
+                    .insert(full.as_str(), (generation, lease, value.as_slice()))
+                    .map_err(failed)?;
+                let entry = Entry {
+                    key: write.key().to_owned(),
+                    value: value.clone(),
+                    version: generation,
+                };
+                changes.push((write.key().to_owned(), Some(entry)));
+            }
+            None => {
+                if table.remove(full.as_str()).map_err(failed)?.is_some() {
+                    changes.push((write.key().to_owned(), None));
+                }
+            }
+        }
+    }
+    if table.len().map_err(failed)? > KEYS_MAX as u64 {
+        return Err(CommitError::TooLarge {
+            what: "keys in the store",
+            max: KEYS_MAX,
+        });
+    }
+    Ok(changes)
+}
+
+fn failed(error: impl Into<redb::Error>) -> CommitError {
+    CommitError::Store(database(error.into()))
 }
 
 /// Reads a number that is stored as decimal text; 0 when there is none.

@@ -12,6 +12,7 @@
 mod follow;
 mod members;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,7 +32,7 @@ use tonic::Code;
 use crate::history::{History, Watch};
 use crate::{
     CommitError, Entry, GENERATION, Health, KEYS_MAX, Listing, OWN_KEYS, Point, RefreshError,
-    SCHEMA, SCHEMA_KEY, Store, StoreError, Write, check_limits, prefix_of,
+    SCHEMA, SCHEMA_KEY, Store, StoreError, Write, check_limits, check_notes, is_note, prefix_of,
 };
 use members::Members;
 
@@ -161,6 +162,24 @@ impl Store for Etcd {
         Ok(made)
     }
 
+    async fn note(&self, writes: Vec<Write>) -> Result<(), CommitError> {
+        check_notes(&writes)?;
+        let operations = &self.shared.puts(&writes).await?;
+        let write = |client: Client| async move {
+            let write = Txn::new().and_then(operations.as_slice());
+            client.kv_client().txn(write).await.map(drop)
+        };
+        let written = self.shared.members.ask(write).await;
+        written.map_err(|error| CommitError::Store(error.into()))
+    }
+
+    async fn notes(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+        let read = |client| self.shared.read_all(client, prefix, None);
+        let mut notes = self.shared.members.ask(read).await?;
+        notes.retain(|entry| is_note(&entry.key));
+        Ok(notes)
+    }
+
     async fn refresh(&self, key: &str) -> Result<(), RefreshError> {
         let key = &self.shared.full(key);
         let refreshed = self.shared.members.ask(|client| async move {
@@ -249,9 +268,10 @@ impl Shared {
             let head = self.head().await?;
             let read = self
                 .members
-                .ask(|client| self.read_all(client, prefix, head.revision));
+                .ask(|client| self.read_all(client, prefix, Some(head.revision)));
             match read.await {
-                Ok(entries) => {
+                Ok(mut entries) => {
+                    entries.retain(|entry| !is_note(&entry.key));
                     return Ok(Listing {
                         at: head.point,
                         entries,
@@ -278,11 +298,12 @@ impl Shared {
         Err(StoreError::Unavailable(None))
     }
 
+    /// Reads keys page by page as of a revision, or as they are now.
     async fn read_all(
         &self,
         client: Client,
         prefix: &str,
-        revision: i64,
+        revision: Option<i64>,
     ) -> Result<Vec<Entry>, Error> {
         let mut client = client
             .kv_client()
@@ -292,12 +313,13 @@ impl Shared {
         let mut from = prefix.into_bytes();
         let mut entries = Vec::new();
         loop {
-            let page = GetOptions::new()
+            let mut page = GetOptions::new()
                 .with_range(end.as_str())
-                .with_limit(PAGE_KEYS)
-                .with_revision(revision)
+                .with_limit(PAGE_KEYS);
+            if let Some(revision) = revision {
                 // The revision says it all; a member that is not there yet says so.
-                .with_serializable();
+                page = page.with_revision(revision).with_serializable();
+            }
             let page = client.get(from, Some(page)).await?;
             let keys = page.kvs().iter().filter_map(|kv| {
                 let key = kv.key_str().ok()?.strip_prefix(&self.prefix)?;
@@ -344,10 +366,20 @@ impl Shared {
         }
     }
 
-    /// Grants the leases that the writes need and returns what is to be done in one transaction, at
-    /// whose end all keys are counted.
+    /// Returns what is to be done in one transaction, at whose end all keys are counted.
     async fn operations(&self, made: Point, writes: &[Write]) -> Result<Vec<TxnOp>, StoreError> {
         let mut operations = vec![TxnOp::put(self.full(GENERATION), text_of(made), None)];
+        operations.extend(self.puts(writes).await?);
+        let all = GetOptions::new().with_prefix().with_count_only();
+        operations.push(TxnOp::get(self.prefix.as_str(), Some(all)));
+        Ok(operations)
+    }
+
+    /// Grants the leases that the writes need and returns what is to be done. Notes of one length share a
+    /// lease: nobody refreshes one of them alone.
+    async fn puts(&self, writes: &[Write]) -> Result<Vec<TxnOp>, StoreError> {
+        let mut shared = BTreeMap::new();
+        let mut operations = Vec::new();
         for write in writes {
             let key = self.full(write.key());
             operations.push(match write {
@@ -355,21 +387,29 @@ impl Shared {
                 Write::PutLeased { value, lease, .. } => {
                     let seconds =
                         i64::try_from(lease.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
-                    let grant = |client: Client| async move {
-                        let granted = client.lease_client().grant(seconds, None).await?;
-                        Ok(granted.id())
+                    let lease = match shared.get(&seconds) {
+                        Some(lease) => *lease,
+                        None => self.grant(seconds).await?,
                     };
-                    // One that nobody comes to use runs out.
-                    let lease = self.members.ask(grant).await?;
+                    if is_note(write.key()) {
+                        shared.insert(seconds, lease);
+                    }
                     let options = PutOptions::new().with_lease(lease);
                     TxnOp::put(key, value.clone(), Some(options))
                 }
                 Write::Delete { .. } => TxnOp::delete(key, None),
             });
         }
-        let all = GetOptions::new().with_prefix().with_count_only();
-        operations.push(TxnOp::get(self.prefix.as_str(), Some(all)));
         Ok(operations)
+    }
+
+    /// Grants a lease; one that nobody comes to use runs out.
+    async fn grant(&self, seconds: i64) -> Result<i64, StoreError> {
+        let grant = |client: Client| async move {
+            let granted = client.lease_client().grant(seconds, None).await?;
+            Ok(granted.id())
+        };
+        Ok(self.members.ask(grant).await?)
     }
 
     async fn attempt(

@@ -3,7 +3,8 @@
 //! A *generation* is the store's own counter of commits. A commit names the [`Point`] it was made for
 //! and takes the next generation, or is refused: so no two writers change the same thing unseen, and
 //! no reader sees half a commit. A key may be leased: it goes, with a generation of its own, when
-//! nobody refreshes it in time.
+//! nobody refreshes it in time. A *note* is a key that takes no generation: what is only looked up, and
+//! changes too often to tell everybody.
 //!
 //! Two implementations of [`Store`]: [`Embedded`], a file for one registry, and [`Etcd`] for as many
 //! as you like. Nothing but this crate knows either. Not here: what keys and values mean.
@@ -27,7 +28,7 @@ pub use history::{Watch, WatchError};
 /// Commits that a watcher may be behind before it has to list again.
 pub const HISTORY_COMMITS_MAX: usize = 1024;
 /// Most writes in one commit; etcd takes 128 operations, ours beside them included.
-pub const COMMIT_WRITES_MAX: usize = 120;
+pub const COMMIT_WRITES_MAX: usize = 124;
 /// Most bytes of keys and values in one commit; etcd takes requests of 1.5 MiB.
 pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
 /// Longest key below the prefix, in bytes.
@@ -36,6 +37,14 @@ pub const KEY_BYTES_MAX: usize = 256;
 pub const VALUE_BYTES_MAX: usize = 256 * 1024;
 /// Most keys.
 pub const KEYS_MAX: usize = 100_000;
+
+/// Keys that begin like this are notes: no listing and no watch shows them, they take no generation, not
+/// even when they run out. [`Store::notes`] reads them.
+pub const NOTES: [&str; 2] = ["requests/", "status/"];
+
+fn is_note(key: &str) -> bool {
+    NOTES.iter().any(|prefix| key.starts_with(prefix))
+}
 
 /// A point in the life of a store: all commits up to one.
 ///
@@ -69,7 +78,7 @@ pub struct Entry {
     pub version: u64,
 }
 
-/// All entries with a prefix at one point, in the order of their keys.
+/// All entries but notes, with a prefix at one point, in the order of their keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
     /// The last commit that is in it.
@@ -246,7 +255,7 @@ pub enum RefreshError {
 /// What the registry needs of a storage. Shared by every task.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Lists every entry whose key starts with `prefix`, as of the last commit of anybody.
+    /// Lists every entry but notes whose key starts with `prefix`, as of the last commit of anybody.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
     /// Makes all `writes` and takes the next generation, if the store is at `at`.
@@ -254,7 +263,18 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the new point once it would survive a power cut.
     async fn commit(&self, at: Point, writes: Vec<Write>) -> Result<Point, CommitError>;
 
-    /// Gives a leased key its full time again.
+    /// Writes notes, all or none, whatever was written meanwhile. They may stand in a commit, too, which is
+    /// then refused if one of them was touched since.
+    ///
+    /// # Panics
+    ///
+    /// For a key that is no note.
+    async fn note(&self, writes: Vec<Write>) -> Result<(), CommitError>;
+
+    /// Lists the notes whose key starts with `prefix`, as they are now.
+    async fn notes(&self, prefix: &str) -> Result<Vec<Entry>, StoreError>;
+
+    /// Gives a leased key its full time again. A note is written again instead.
     async fn refresh(&self, key: &str) -> Result<(), RefreshError>;
 
     /// Watches every commit after `after`, with what it did to keys with `prefix`.
@@ -274,6 +294,12 @@ const OWN_KEYS: [&str; 2] = [GENERATION, SCHEMA_KEY];
 /// Returns where the keys of a cluster begin.
 fn prefix_of(cluster: &str) -> String {
     format!("/tandem/v1/{cluster}/")
+}
+
+fn check_notes(writes: &[Write]) -> Result<(), CommitError> {
+    let stray = writes.iter().find(|write| !is_note(write.key()));
+    assert!(stray.is_none(), "{stray:?} is no note");
+    check_limits(writes)
 }
 
 fn check_limits(writes: &[Write]) -> Result<(), CommitError> {

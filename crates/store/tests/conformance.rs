@@ -100,6 +100,8 @@ on_both! {
     a_lease_that_nobody_refreshes_takes_its_key_with_a_generation
     a_lease_that_is_granted_again_lasts_from_then_on
     a_plain_put_detaches_the_lease
+    a_note_takes_no_generation_and_runs_out
+    a_note_in_a_commit_is_made_with_it_or_not_at_all
     limits_are_kept
     it_is_up
 }
@@ -326,6 +328,60 @@ async fn a_plain_put_detaches_the_lease(fresh: Fresh) {
     assert!(matches!(refused, Err(RefreshError::NoLease)), "{refused:?}");
     sleep(fresh.lease * 3).await;
     assert_eq!(keys(store, "").await, ["a"]);
+}
+
+/// Keys and values of the notes with a prefix.
+async fn notes(store: &dyn Store, prefix: &str) -> Vec<(String, Vec<u8>)> {
+    let notes = store.notes(prefix).await.unwrap();
+    notes
+        .into_iter()
+        .map(|note| (note.key, note.value))
+        .collect()
+}
+
+async fn a_note_takes_no_generation_and_runs_out(fresh: Fresh) {
+    let store = &*fresh.store;
+    let at = write(store, vec![put("config/a", "1")]).await;
+    let mut watch = store.watch("", at);
+    let writes = vec![
+        fresh.put_leased("status/a", "1"),
+        fresh.put_leased("status/b", "1"),
+    ];
+    store.note(writes).await.unwrap();
+    store.note(vec![put("status/a", "2")]).await.unwrap();
+    let [a, b] = [("status/a", "2"), ("status/b", "1")].map(|(k, v)| (k.to_owned(), v.into()));
+    assert_eq!(notes(store, "status/").await, [a.clone(), b.clone()]);
+    assert_eq!(notes(store, "status/b").await, [b]);
+    assert_eq!(keys(store, "").await, ["config/a"]);
+    assert_eq!(now(store).await, at);
+    sleep(fresh.lease * 3).await;
+    assert_eq!(
+        notes(store, "status/").await,
+        [a],
+        "a plain put has no lease"
+    );
+    assert_eq!(now(store).await, at, "running out takes no generation");
+    // Nothing but the next commit is seen.
+    let after = write(store, vec![delete("config/a")]).await;
+    let seen = next(&mut watch).await;
+    assert_eq!(
+        (seen.at, seen.changes),
+        (after, vec![("config/a".to_owned(), None)])
+    );
+}
+
+async fn a_note_in_a_commit_is_made_with_it_or_not_at_all(fresh: Fresh) {
+    let store = &*fresh.store;
+    let at = now(store).await;
+    let writes = |value| vec![put("config/a", value), put("requests/a", value)];
+    let made = store.commit(at, writes("1")).await.unwrap();
+    let refused = store.commit(at, writes("2")).await.unwrap_err();
+    assert!(matches!(refused, CommitError::Conflict { .. }), "{refused}");
+    let one = ("requests/a".to_owned(), b"1".to_vec());
+    assert_eq!(notes(store, "requests/").await, [one]);
+    let seen = next(&mut store.watch("", at)).await;
+    let keys: Vec<_> = seen.changes.into_iter().map(|(key, _)| key).collect();
+    assert_eq!((seen.at, keys), (made, vec!["config/a".to_owned()]));
 }
 
 async fn limits_are_kept(fresh: Fresh) {

@@ -14,7 +14,7 @@ use etcd_client::{Event, EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::time::{sleep, timeout};
 
 use super::{Head, MESSAGE_BYTES_MAX, Shared, parse_point};
-use crate::{Commit, CommitError, Entry, GENERATION, Health, OWN_KEYS, StoreError};
+use crate::{Commit, CommitError, Entry, GENERATION, Health, OWN_KEYS, StoreError, is_note};
 
 /// How long a watch may take to be created.
 const CREATED_WITHIN: Duration = Duration::from_secs(2);
@@ -175,7 +175,7 @@ impl Pending {
                     point: point.ok_or(Interruption::Doubt)?,
                     revision: kv.mod_revision(),
                 });
-            } else if !OWN_KEYS.contains(&key) {
+            } else if !OWN_KEYS.contains(&key) && !is_note(key) {
                 let entry = (!deleted).then(|| super::entry(key, kv));
                 self.changes.insert(key.to_owned(), entry);
             }
