@@ -239,7 +239,10 @@ fn a_member_that_the_registry_drains_gets_no_new_calls() {
         all.iter()
             .any(|status| status.id == "router-1" && status.draining)
     };
-    let request = DrainMemberRequest { name: name.clone() };
+    let request = DrainMemberRequest {
+        name: name.clone(),
+        ..DrainMemberRequest::default()
+    };
     system.ask("registry", async |channel| {
         MemberServiceClient::new(channel)
             .drain_member(request)
@@ -252,7 +255,10 @@ fn a_member_that_the_registry_drains_gets_no_new_calls() {
         routers_of_new_calls(&system, &agents, Duration::ZERO),
         second
     );
-    let request = UndrainMemberRequest { name };
+    let request = UndrainMemberRequest {
+        name,
+        ..UndrainMemberRequest::default()
+    };
     system.ask("registry", async |channel| {
         MemberServiceClient::new(channel)
             .undrain_member(request)

@@ -59,7 +59,7 @@ fn change(system: &System) -> bool {
             ..DestinationSet::default()
         }),
         allow_missing: true,
-        validate_only: false,
+        ..UpdateDestinationSetRequest::default()
     };
     system.ask(registry, async |channel| {
         let mut client = DestinationSetServiceClient::new(channel);

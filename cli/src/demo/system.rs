@@ -243,7 +243,7 @@ impl System {
         RouteServiceClient::new(registry)
             .create_route(CreateRouteRequest {
                 route: Some(route),
-                validate_only: false,
+                ..CreateRouteRequest::default()
             })
             .await?;
         Ok(())

@@ -7,6 +7,7 @@ pub mod bind;
 pub mod channel;
 pub mod client;
 pub mod json;
+pub mod mask;
 pub mod name;
 pub mod settings;
 pub mod shutdown;

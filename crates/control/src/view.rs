@@ -5,6 +5,7 @@
 
 mod convert;
 mod resources;
+mod selector;
 
 use std::fmt;
 use std::hash::Hasher;
@@ -15,7 +16,8 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 
 pub use convert::{NotANetwork, NotANotificationAddress, Refusal};
 pub use dispatch::Algorithm;
-pub use resources::{Resources, etag_of, name_of};
+pub use resources::{Resources, check, etag_of, name_of};
+pub use selector::{Conditions, Selector, SelectorRule};
 
 /// Bytes of the cluster key.
 pub const CLUSTER_KEY_BYTES: usize = 16;
@@ -200,31 +202,6 @@ impl Member {
             .iter()
             .find(|endpoint| endpoint.side != Side::Inside)
             .map(|endpoint| endpoint.address)
-    }
-}
-
-/// Finds members: every condition that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector {
-    /// Members of this kind; `Router` finds stock routers too.
-    pub kind: Option<MemberKind>,
-    /// Members of this cell.
-    pub cell: Option<String>,
-    /// Members with all these tags.
-    pub tags: Vec<String>,
-}
-
-impl Selector {
-    /// Tells whether every condition holds for `member`.
-    #[must_use]
-    pub fn selects(&self, member: &Member) -> bool {
-        let kind = match self.kind {
-            None => true,
-            Some(MemberKind::Router) => member.kind.is_router(),
-            Some(kind) => member.kind == kind,
-        };
-        kind && self.cell.as_ref().is_none_or(|cell| *cell == member.cell)
-            && self.tags.iter().all(|tag| member.tags.contains(tag))
     }
 }
 
@@ -424,10 +401,11 @@ impl View {
             .cloned()
             .collect();
         let selector = self.set(set).and_then(|set| set.selector.as_ref());
-        for member in selector
-            .iter()
-            .flat_map(|selector| self.members.iter().filter(|m| selector.selects(m)))
-        {
+        let found = selector.iter().flat_map(|selector| {
+            let found = |member| selector.find(member).map(|rule| (member, rule));
+            self.members.iter().filter_map(found)
+        });
+        for (member, rule) in found {
             let Some(address) = member.inside() else {
                 continue;
             };
@@ -438,8 +416,8 @@ impl View {
                 set: set.to_owned(),
                 id: member.id.clone(),
                 uri: format!("sip:{address}"),
-                priority: 0,
-                weight: 1,
+                priority: rule.priority,
+                weight: rule.weight,
                 probing: true,
                 desired_state: match member.desired_state {
                     MemberState::Active => DestinationState::Active,

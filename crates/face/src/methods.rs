@@ -88,6 +88,7 @@ const TABLE: &[(&str, &[Row])] = &[
     ("tandem.registry.v1.StatusService", &[
         ("GetConfigStatus", VIEWER, ""),
         ("ListNodeStatuses", VIEWER, ""),
+        ("ListFaults", VIEWER, ""),
     ]),
 
     ("tandem.sbc.v1.StatusService", &[

@@ -1,14 +1,20 @@
 //! The services of the registry, and the health of its store.
 
+mod apply;
+mod change;
 mod errors;
 mod members;
+mod outgoing;
 mod resources;
 mod status;
+mod step;
 mod sync;
+mod watcher;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use control::registry::v1::apply_service_server::ApplyServiceServer;
 use control::registry::v1::cell_service_server::CellServiceServer;
 use control::registry::v1::config_service_server::ConfigServiceServer;
 use control::registry::v1::destination_service_server::DestinationServiceServer;
@@ -17,6 +23,7 @@ use control::registry::v1::member_service_server::MemberServiceServer;
 use control::registry::v1::route_service_server::RouteServiceServer;
 use control::registry::v1::status_service_server::StatusServiceServer;
 use control::registry::v1::table_definition_service_server::TableDefinitionServiceServer;
+use control::registry::v1::watch_service_server::WatchServiceServer;
 use control::shutdown::Shutdown;
 use face::{FaceConfig, Health};
 use tokio::net::TcpListener;
@@ -50,6 +57,8 @@ pub(crate) async fn serve(
         .add(DestinationServiceServer::new(face.clone()))
         .add(RouteServiceServer::new(face.clone()))
         .add(TableDefinitionServiceServer::new(face.clone()))
+        .add(ApplyServiceServer::new(face.clone()))
+        .add(WatchServiceServer::new(face.clone()))
         .add(StatusServiceServer::new(face.clone()))
         .add(ConfigServiceServer::new(face));
     let health = server.health();

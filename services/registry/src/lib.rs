@@ -1,17 +1,21 @@
 //! The registry: who is in the cluster and what an operator wants of it, stored durably, checked
 //! before it counts, and pushed to every node as acknowledged generations.
 //!
-//! `catalog` decides and stores, `state` is what the store says in memory, `grpc` is the face.
+//! `catalog` decides and stores, `hand` settles what is written past it, `state` is what the store says
+//! in memory, `grpc` is the face.
 //! No call ever waits for this process.
 
 mod catalog;
 mod config;
 mod grpc;
+mod hand;
 mod keys;
 mod metrics;
+mod refused;
 mod resource;
 mod state;
 mod statuses;
+mod written;
 
 use std::convert::Infallible;
 use std::ffi::OsString;

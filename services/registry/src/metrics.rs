@@ -10,6 +10,7 @@ use telemetry::prometheus::metrics::gauge::ConstGauge;
 use telemetry::prometheus::registry::Registry;
 
 use crate::catalog::Catalog;
+use crate::statuses::summary;
 
 pub(crate) fn registry(catalog: &Arc<Catalog>) -> Registry {
     let mut registry = Registry::with_prefix("registry");
@@ -26,9 +27,9 @@ impl Collector for FromState {
             return Ok(());
         };
         let state = catalog.state();
-        let status = catalog
-            .statuses()
-            .summary(catalog.cluster(), state.position);
+        let faults = state.written.faults().count();
+        let nodes = catalog.statuses().own();
+        let status = summary(catalog.cluster(), state.position, &nodes, faults);
         let is = |liveness: Liveness| {
             let members =
                 state
@@ -62,6 +63,11 @@ impl Collector for FromState {
                 "members_gone",
                 "Members that lost their lease",
                 is(Liveness::Gone),
+            ),
+            (
+                "faults",
+                "Values in the store that do not count",
+                status.faults.into(),
             ),
             (
                 "nodes_connected",

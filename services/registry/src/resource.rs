@@ -2,15 +2,18 @@
 
 use std::hash::Hasher;
 
-use control::name::Name;
+use control::json::DecodeError;
+use control::name::{Name, NameError};
 use control::registry::v1::resource::Resource as Kind;
 use control::registry::v1::{
     Cell, Destination, DestinationSet, Member, Resource, Route, TableDefinition,
 };
 use siphasher::sip::SipHasher24;
 
-/// Below this prefix stands what an operator may change.
-const CONFIG: &str = "config/";
+/// Below this prefix stands what people want.
+pub(crate) const CONFIG: &str = "config/";
+/// Below this one, under the same names, what counts.
+pub(crate) const ACCEPTED: &str = "accepted/";
 
 /// A kind of resource that is read and written through the API.
 pub(crate) trait Managed:
@@ -18,9 +21,9 @@ pub(crate) trait Managed:
 {
     fn name(&self) -> &str;
     fn etag(&self) -> &str;
+    fn set_etag(&mut self, etag: String);
     /// Takes away what the registry alone says.
     fn strip(&mut self);
-    fn stamp(&mut self, etag: String);
     fn into_resource(self) -> Resource;
     fn from_resource(resource: &Resource) -> Option<&Self>;
     /// Tells whether a name is of this kind.
@@ -28,8 +31,8 @@ pub(crate) trait Managed:
 }
 
 macro_rules! managed {
-    ($kind:ident, $name:pat, |$value:ident| $strip:expr) => {
-        impl Managed for $kind {
+    ($($kind:ident, $name:pat, |$value:ident| $strip:expr;)*) => {
+        $(impl Managed for $kind {
             fn name(&self) -> &str {
                 &self.name
             }
@@ -38,14 +41,14 @@ macro_rules! managed {
                 &self.etag
             }
 
+            fn set_etag(&mut self, etag: String) {
+                self.etag = etag;
+            }
+
             fn strip(&mut self) {
                 self.etag.clear();
                 let $value = self;
                 $strip
-            }
-
-            fn stamp(&mut self, etag: String) {
-                self.etag = etag;
             }
 
             fn into_resource(self) -> Resource {
@@ -65,63 +68,96 @@ macro_rules! managed {
             fn owns(name: &Name) -> bool {
                 matches!(name, $name)
             }
+        })*
+
+        /// Takes away what the registry alone says.
+        pub(crate) fn strip(resource: &mut Resource) {
+            match &mut resource.resource {
+                $(Some(Kind::$kind(value)) => value.strip(),)*
+                None => {}
+            }
+        }
+
+        /// Tells whether a name is of the kind that the resource has.
+        pub(crate) fn is_of_kind(resource: &Resource, name: &Name) -> bool {
+            match &resource.resource {
+                $(Some(Kind::$kind(_)) => $kind::owns(name),)*
+                None => false,
+            }
+        }
+
+        /// Returns what is stored of a resource.
+        pub(crate) fn encode(resource: &Resource) -> Vec<u8> {
+            match &resource.resource {
+                $(Some(Kind::$kind(value)) => control::json::encode(value).into_bytes(),)*
+                None => Vec::new(),
+            }
+        }
+
+        /// Reads a stored value into the resource of that name.
+        pub(crate) fn decode(name: &Name, value: &[u8]) -> Result<Resource, DecodeError> {
+            match name {
+                $($name => decode_as::<$kind>(value),)*
+            }
+        }
+
+        /// Gives a resource its etag.
+        pub(crate) fn stamp(resource: &mut Resource, etag: String) {
+            match &mut resource.resource {
+                $(Some(Kind::$kind(value)) => value.set_etag(etag),)*
+                None => {}
+            }
         }
     };
 }
 
-managed!(Cell, Name::Cell(_), |_cell| ());
-managed!(Member, Name::Member(_), |member| {
-    member.incarnation = 0;
-    member.liveness = 0;
-});
-managed!(DestinationSet, Name::Set(_), |_set| ());
-managed!(Destination, Name::Destination { .. }, |_destination| ());
-managed!(Route, Name::Route(_), |_route| ());
-managed!(TableDefinition, Name::Table(_), |_table| ());
+managed! {
+    Cell, Name::Cell(_), |_cell| ();
+    Member, Name::Member(_), |member| {
+        member.incarnation = 0;
+        member.liveness = 0;
+    };
+    DestinationSet, Name::Set(_), |_set| ();
+    Destination, Name::Destination { .. }, |_destination| ();
+    Route, Name::Route(_), |_route| ();
+    TableDefinition, Name::Table(_), |_table| ();
+}
 
-/// Returns the key under which a resource is stored.
-pub(crate) fn key_of(name: &Name) -> String {
+/// Returns where below a prefix a resource is stored.
+pub(crate) fn path_of(name: &Name) -> String {
     match name {
         Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) | Name::Table(_) => {
-            format!("{CONFIG}{name}")
+            name.to_string()
         }
-        Name::Destination { set, id } => format!("{CONFIG}sets/{set}/{id}"),
+        Name::Destination { set, id } => format!("sets/{set}/{id}"),
     }
 }
 
-/// Returns the name of the resource that is stored under a key.
-pub(crate) fn name_of_key(key: &str) -> Option<Name> {
-    let path = key.strip_prefix(CONFIG)?;
+/// Returns the name of the resource that is stored there.
+pub(crate) fn name_of_path(path: &str) -> Result<Name, NameError> {
     match path.split('/').collect::<Vec<_>>()[..] {
-        ["sets", set, id] => format!("sets/{set}/destinations/{id}").parse().ok(),
-        _ => path.parse().ok(),
+        ["sets", set, id] => format!("sets/{set}/destinations/{id}").parse(),
+        // A destination has one key.
+        ["sets", _, _, _] => Err(NameError::Shape),
+        _ => path.parse(),
     }
 }
 
-/// Reads a stored value into the resource of that name.
-pub(crate) fn decode(
-    name: &Name,
-    value: &[u8],
-    version: u64,
-) -> Result<Resource, control::json::DecodeError> {
-    match name {
-        Name::Cell(_) => decode_as::<Cell>(value, version),
-        Name::Member(_) => decode_as::<Member>(value, version),
-        Name::Set(_) => decode_as::<DestinationSet>(value, version),
-        Name::Destination { .. } => decode_as::<Destination>(value, version),
-        Name::Route(_) => decode_as::<Route>(value, version),
-        Name::Table(_) => decode_as::<TableDefinition>(value, version),
-    }
+/// Returns the etag of a value: it changes with every write and with the content.
+pub(crate) fn etag(value: &[u8], version: u64) -> String {
+    format!("{version}-{:016x}", digest(value))
 }
 
-fn decode_as<R: Managed>(
-    value: &[u8],
-    version: u64,
-) -> Result<Resource, control::json::DecodeError> {
-    let mut resource: R = control::json::decode(value)?;
+/// Returns 64 bits that tell values apart.
+pub(crate) fn digest(value: &[u8]) -> u64 {
     let mut hasher = SipHasher24::new();
     hasher.write(value);
-    resource.stamp(format!("{version}-{:016x}", hasher.finish()));
+    hasher.finish()
+}
+
+fn decode_as<R: Managed>(value: &[u8]) -> Result<Resource, DecodeError> {
+    let mut resource: R = control::json::decode(value)?;
+    resource.strip();
     Ok(resource.into_resource())
 }
 
@@ -130,30 +166,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_keys_map_one_to_one() {
-        for (name, key) in [
-            ("cells/a", "config/cells/a"),
-            ("members/a", "config/members/a"),
-            ("sets/1", "config/sets/1"),
-            ("sets/1/destinations/a", "config/sets/1/a"),
-            ("routes/a", "config/routes/a"),
-            ("tables/a", "config/tables/a"),
+    fn names_and_paths_map_one_to_one() {
+        for (name, path) in [
+            ("cells/a", "cells/a"),
+            ("members/a", "members/a"),
+            ("sets/1", "sets/1"),
+            ("sets/1/destinations/a", "sets/1/a"),
+            ("routes/a", "routes/a"),
+            ("tables/a", "tables/a"),
         ] {
             let name: Name = name.parse().unwrap();
-            assert_eq!(key_of(&name), key);
-            assert_eq!(name_of_key(key), Some(name));
+            assert_eq!(path_of(&name), path);
+            assert_eq!(name_of_path(path), Ok(name));
         }
-        assert_eq!(name_of_key("alive/a"), None);
+        for path in [
+            "sets",
+            "sets/1/",
+            "sets/1/a/b",
+            "sets/1/destinations/a",
+            "profiles/sbc",
+            "",
+            "sets/A/a",
+        ] {
+            assert!(name_of_path(path).is_err(), "{path}");
+        }
     }
 
     #[test]
     fn an_etag_changes_with_version_and_content() {
-        let name: Name = "sets/1".parse().unwrap();
-        let etag = |text: &str, version| {
-            control::view::etag_of(&decode(&name, text.as_bytes(), version).unwrap()).to_owned()
+        let [a, b] = [br#"{"name":"sets/1"}"#, br#"{"name":"sets/2"}"#];
+        assert_ne!(etag(a, 1), etag(a, 2));
+        assert_ne!(etag(a, 1), etag(b, 1));
+    }
+
+    #[test]
+    fn what_only_the_registry_says_is_not_read() {
+        let text =
+            br#"{"name":"members/a","etag":"x","incarnation":"7","liveness":"LIVENESS_ALIVE"}"#;
+        let resource = decode(&"members/a".parse().unwrap(), text).unwrap();
+        let member = Member::from_resource(&resource).unwrap();
+        let named = Member {
+            name: "members/a".into(),
+            ..Member::default()
         };
-        let first = etag(r#"{"name":"sets/1"}"#, 1);
-        assert_ne!(first, etag(r#"{"name":"sets/1"}"#, 2));
-        assert_ne!(first, etag(r#"{"name":"sets/1","algorithm":4}"#, 1));
+        assert_eq!(*member, named);
     }
 }

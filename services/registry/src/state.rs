@@ -1,5 +1,5 @@
-//! What the store says, in memory: the resources with who is alive, and which names the latest
-//! generations touched. Immutable; every commit makes the next one.
+//! What the store says, in memory: the accepted resources with who is alive, what people want beside
+//! them, and which names the latest generations touched. Immutable; every commit makes the next one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use control::view::Resources;
 use serde::{Deserialize, Serialize};
 use store::{Commit, Entry, Listing, Point};
 
-use crate::resource::{decode, name_of_key};
+use crate::resource::{ACCEPTED, CONFIG, decode, etag, name_of_path, path_of, stamp};
+use crate::written::{FAULTS, Written};
 
 /// Generations whose touched names are remembered; a node further behind gets a snapshot.
 const HISTORY_GENERATIONS_MAX: usize = 1024;
@@ -28,15 +29,6 @@ pub(crate) struct Alive {
     pub(crate) session: String,
 }
 
-/// A value in the store that cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{key} in the store is damaged")]
-pub(crate) struct DamagedError {
-    key: String,
-    #[source]
-    source: Box<dyn std::error::Error + Send + Sync>,
-}
-
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     pub(crate) resources: Resources,
@@ -45,6 +37,9 @@ pub(crate) struct State {
     pub(crate) position: Position,
     pub(crate) seen: BTreeMap<String, Seen>,
     pub(crate) alive: BTreeMap<String, Alive>,
+    pub(crate) written: Written,
+    /// The commit that changed what people want, what counts, or what is said about the difference.
+    pub(crate) stirred: Point,
     /// Generations in order without a gap, and the names that each touched.
     touched: VecDeque<(u64, Arc<[Name]>)>,
 }
@@ -58,10 +53,9 @@ pub(crate) fn alive_key(id: &str) -> String {
 }
 
 impl State {
-    pub(crate) fn from_listing(
-        listing: &Listing,
-        cluster_key: [u8; 16],
-    ) -> Result<Self, DamagedError> {
+    /// Reads a listing. An accepted value that cannot be read, which only a hand can have written, is
+    /// missing until the one below `config/` replaces it.
+    pub(crate) fn from_listing(listing: &Listing, cluster_key: [u8; 16]) -> Self {
         let resources = Resources {
             generation: listing.at.generation,
             cluster_key,
@@ -70,41 +64,46 @@ impl State {
         let mut state = Self {
             resources,
             at: listing.at,
+            stirred: listing.at,
             ..Self::default()
         };
         for entry in &listing.entries {
-            state.put(&entry.key, Some(entry))?;
+            state.put(&entry.key, Some(entry));
         }
         let members: Vec<Name> = state.resources.by_name.keys().cloned().collect();
         members.iter().for_each(|name| state.note_liveness(name));
         state.position = state.resources.position();
-        Ok(state)
+        state
     }
 
     pub(crate) fn generation(&self) -> u64 {
         self.position.generation
     }
 
-    /// Returns the state after one more commit. A key whose new value cannot be read, which a hand
-    /// may have written, stays as it was.
+    /// Returns the state after one more commit. An accepted value that cannot be read, which only a hand can
+    /// have written, leaves the resource as it was.
     pub(crate) fn after(&self, commit: &Commit) -> Self {
         let mut next = self.clone();
         let mut touched = BTreeSet::new();
         for (key, entry) in &commit.changes {
-            match next.put(key, entry.as_ref()) {
-                Ok(name) => touched.extend(name),
-                Err(error) => {
-                    let reason = error.source.to_string();
-                    tracing::error!(key, reason, "a value in the store cannot be read");
-                }
-            }
+            touched.extend(next.put(key, entry.as_ref()));
         }
+        touched.retain(|name| next.remove_unless_wanted(name, self));
         touched.iter().for_each(|name| next.note_liveness(name));
         if next.touched.len() == HISTORY_GENERATIONS_MAX {
             next.touched.pop_front();
         }
         next.touched
             .push_back((commit.at.generation, touched.into_iter().collect()));
+        let keys = commit.changes.iter().map(|(key, _)| key.as_str());
+        let stirs = |key: &str| {
+            [CONFIG, ACCEPTED, FAULTS]
+                .iter()
+                .any(|at| key.starts_with(at))
+        };
+        if keys.into_iter().any(stirs) {
+            next.stirred = commit.at;
+        }
         next.at = commit.at;
         next.resources.generation = commit.at.generation;
         next.position = next.resources.position();
@@ -127,33 +126,62 @@ impl State {
         Some(later.flat_map(|(_, names)| names.iter()).collect())
     }
 
-    /// Takes one key; returns the resource that looks different now.
-    fn put(&mut self, key: &str, entry: Option<&Entry>) -> Result<Option<Name>, DamagedError> {
-        let damaged = |source| DamagedError {
-            key: key.to_owned(),
-            source,
+    /// Takes one key; returns the resource that may look different now.
+    fn put(&mut self, key: &str, entry: Option<&Entry>) -> Option<Name> {
+        let value = entry.map(|entry| entry.value.as_slice());
+        let member = |id: &str| Some(Name::Member(id.to_owned()));
+        if let Some(path) = key.strip_prefix(CONFIG) {
+            self.written.want(path, value);
+            None
+        } else if let Some(path) = key.strip_prefix(FAULTS) {
+            self.written.fault(path, value);
+            None
+        } else if let Some(path) = key.strip_prefix(ACCEPTED) {
+            self.written.accept(path, value);
+            self.accept(path, entry)
+        } else if let Some(id) = key.strip_prefix("seen/") {
+            put_json(&mut self.seen, key, id, value);
+            member(id)
+        } else if let Some(id) = key.strip_prefix("alive/") {
+            put_json(&mut self.alive, key, id, value);
+            member(id)
+        } else {
+            None
+        }
+    }
+
+    fn accept(&mut self, path: &str, entry: Option<&Entry>) -> Option<Name> {
+        let name = name_of_path(path).ok()?;
+        let Some(entry) = entry else {
+            self.resources.by_name.remove(&name);
+            return Some(name);
         };
-        if let Some(name) = name_of_key(key) {
-            match entry {
-                Some(entry) => {
-                    let resource = decode(&name, &entry.value, entry.version);
-                    let resource = resource.map_err(|error| damaged(Box::new(error)))?;
-                    self.resources.by_name.insert(name.clone(), resource);
-                }
-                None => drop(self.resources.by_name.remove(&name)),
+        match decode(&name, &entry.value) {
+            Ok(mut resource) => {
+                stamp(&mut resource, etag(&entry.value, entry.version));
+                self.resources.by_name.insert(name.clone(), resource);
+                Some(name)
             }
-            return Ok(Some(name));
+            Err(error) => {
+                let (field, reason) = (error.field(), error.reason());
+                tracing::error!(%name, field, reason, "an accepted value cannot be read");
+                None
+            }
         }
-        let member = |id: &str| Ok(Some(Name::Member(id.to_owned())));
-        if let Some(id) = key.strip_prefix("seen/") {
-            put_json(&mut self.seen, id, entry).map_err(|error| damaged(Box::new(error)))?;
-            return member(id);
+    }
+
+    /// Puts back what a hand deleted below `accepted/` alone: it is still wanted, and will be written
+    /// again. Tells whether the resource may look different than in `before`.
+    fn remove_unless_wanted(&mut self, name: &Name, before: &Self) -> bool {
+        if self.resources.by_name.contains_key(name) || !self.written.is_wanted(&path_of(name)) {
+            return true;
         }
-        if let Some(id) = key.strip_prefix("alive/") {
-            put_json(&mut self.alive, id, entry).map_err(|error| damaged(Box::new(error)))?;
-            return member(id);
+        if let Some(resource) = before.resources.by_name.get(name) {
+            self.resources
+                .by_name
+                .insert(name.clone(), resource.clone());
         }
-        Ok(None)
+        false
     }
 
     fn note_liveness(&mut self, name: &Name) {
@@ -174,16 +202,18 @@ impl State {
     }
 }
 
+/// Takes a value that registries write for each other. One that cannot be read changes nothing.
 fn put_json<T: for<'de> Deserialize<'de>>(
     map: &mut BTreeMap<String, T>,
+    key: &str,
     id: &str,
-    entry: Option<&Entry>,
-) -> Result<(), serde_json::Error> {
-    match entry {
-        Some(entry) => drop(map.insert(id.to_owned(), serde_json::from_slice(&entry.value)?)),
+    value: Option<&[u8]>,
+) {
+    match value.map(serde_json::from_slice) {
+        Some(Ok(value)) => drop(map.insert(id.to_owned(), value)),
+        Some(Err(error)) => tracing::error!(key, %error, "a value in the store cannot be read"),
         None => drop(map.remove(id)),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -209,7 +239,7 @@ mod tests {
     fn touched_names_are_merged_and_forgotten_in_order() {
         let mut state = State::default();
         for generation in 1..=3 {
-            let commit = commit(generation, "config/sets/1", Some(r#"{"name":"sets/1"}"#));
+            let commit = commit(generation, "accepted/sets/1", Some(r#"{"name":"sets/1"}"#));
             state = state.after(&commit);
         }
         assert_eq!(state.touched_since(1).unwrap().len(), 1);
@@ -232,7 +262,7 @@ mod tests {
             };
         let state = State::default().after(&commit(
             1,
-            "config/members/a",
+            "accepted/members/a",
             Some(r#"{"name":"members/a"}"#),
         ));
         assert_eq!(liveness(&state), (Liveness::NeverSeen, 0));
@@ -243,7 +273,7 @@ mod tests {
         let state = state.after(&commit(4, "alive/a", None));
         assert_eq!(liveness(&state), (Liveness::Gone, 7));
         assert_ne!(before.checksum, state.position.checksum);
-        let damaged = state.after(&commit(5, "config/members/a", Some("{")));
+        let damaged = state.after(&commit(5, "accepted/members/a", Some("{")));
         assert_eq!(
             liveness(&damaged),
             (Liveness::Gone, 7),

@@ -78,7 +78,7 @@ async fn a_set_is_created_replaced_and_deleted() {
     let mut sets = sets(&registry).await;
     let create = CreateDestinationSetRequest {
         destination_set: Some(set("2")),
-        validate_only: false,
+        ..CreateDestinationSetRequest::default()
     };
     let created = sets
         .create_destination_set(create.clone())
@@ -120,7 +120,7 @@ async fn a_set_is_created_replaced_and_deleted() {
     let delete = |etag: &str| DeleteDestinationSetRequest {
         name: "sets/2".into(),
         etag: etag.into(),
-        validate_only: false,
+        ..DeleteDestinationSetRequest::default()
     };
     assert_eq!(
         sets.delete_destination_set(delete(&created.etag))
@@ -155,7 +155,7 @@ async fn the_same_update_twice_takes_one_generation() {
     let update = UpdateDestinationSetRequest {
         destination_set: Some(set("2")),
         allow_missing: true,
-        validate_only: false,
+        ..UpdateDestinationSetRequest::default()
     };
     let first = sets
         .update_destination_set(update.clone())
@@ -179,6 +179,7 @@ async fn validate_only_says_what_would_happen_and_changes_nothing() {
     let create = CreateDestinationSetRequest {
         destination_set: Some(set("2")),
         validate_only: true,
+        ..CreateDestinationSetRequest::default()
     };
     assert_eq!(
         sets.create_destination_set(create)
@@ -193,10 +194,11 @@ async fn validate_only_says_what_would_happen_and_changes_nothing() {
     let create = CreateDestinationSetRequest {
         destination_set: Some(bad),
         validate_only: true,
+        ..CreateDestinationSetRequest::default()
     };
     assert_eq!(
         fields(&sets.create_destination_set(create).await.unwrap_err()),
-        ["algorithm"]
+        ["destination_set.algorithm"]
     );
     assert_eq!(registry.generation().await, before);
     let listed = sets
@@ -218,6 +220,7 @@ async fn an_algorithm_that_no_node_knows_is_refused() {
                 ..set("2")
             }),
             validate_only: true,
+            ..CreateDestinationSetRequest::default()
         };
         sets.create_destination_set(request).await
     };
@@ -227,7 +230,10 @@ async fn an_algorithm_that_no_node_knows_is_refused() {
     for unknown in [1, 2, 3, 5, 6, 9, 10, 11, 64] {
         let status = create(unknown).await.unwrap_err();
         let refused = (status.code(), fields(&status));
-        let wanted = (Code::InvalidArgument, vec!["algorithm".into()]);
+        let wanted = (
+            Code::InvalidArgument,
+            vec!["destination_set.algorithm".into()],
+        );
         assert_eq!(refused, wanted, "{unknown}");
     }
 }
@@ -240,7 +246,7 @@ async fn bad_requests_name_every_field() {
     bad.weight = Some(1001);
     let create = |destination| CreateDestinationRequest {
         destination: Some(destination),
-        validate_only: false,
+        ..CreateDestinationRequest::default()
     };
     let status = destinations
         .create_destination(create(bad))
@@ -248,12 +254,15 @@ async fn bad_requests_name_every_field() {
         .unwrap_err();
     assert_eq!(
         (status.code(), fields(&status)),
-        (Code::InvalidArgument, vec!["uri".into(), "weight".into()])
+        (
+            Code::InvalidArgument,
+            vec!["destination.uri".into(), "destination.weight".into()]
+        )
     );
     for (name, field) in [
-        ("sets/1/destinations/A", "name"),
-        ("sets/9/destinations/a", "name"),
-        ("sets/1", "name"),
+        ("sets/1/destinations/A", "destination.name"),
+        ("sets/9/destinations/a", "destination.name"),
+        ("sets/1", "destination.name"),
     ] {
         let status = destinations
             .create_destination(create(destination(name, "sip:a")))
@@ -280,21 +289,21 @@ async fn what_is_referred_to_cannot_be_deleted() {
     let mut destinations = DestinationServiceClient::new(registry.channel().await);
     let create = |set: DestinationSet| CreateDestinationSetRequest {
         destination_set: Some(set),
-        validate_only: false,
+        ..CreateDestinationSetRequest::default()
     };
     sets.create_destination_set(create(set("2"))).await.unwrap();
     let route = CreateRouteRequest {
         route: Some(route_to_set("a", "sets/2")),
-        validate_only: false,
+        ..CreateRouteRequest::default()
     };
     routes.create_route(route).await.unwrap();
     let dangling = CreateRouteRequest {
         route: Some(route_to_set("b", "sets/3")),
-        validate_only: false,
+        ..CreateRouteRequest::default()
     };
     assert_eq!(
         fields(&routes.create_route(dangling).await.unwrap_err()),
-        ["results[0].set"]
+        ["route.results[0].set"]
     );
 
     let delete = DeleteDestinationSetRequest {
@@ -320,7 +329,7 @@ async fn what_is_referred_to_cannot_be_deleted() {
     let one = destination("sets/2/destinations/a", "sip:192.0.2.1:5060");
     let one = CreateDestinationRequest {
         destination: Some(one),
-        validate_only: false,
+        ..CreateDestinationRequest::default()
     };
     destinations.create_destination(one).await.unwrap();
     assert_eq!(
@@ -346,7 +355,7 @@ async fn lists_come_in_pages_by_name() {
         let one = destination(&format!("sets/1/destinations/{id}"), "sip:192.0.2.1");
         let create = CreateDestinationRequest {
             destination: Some(one),
-            validate_only: false,
+            ..CreateDestinationRequest::default()
         };
         destinations.create_destination(create).await.unwrap();
     }

@@ -27,7 +27,7 @@ fn cell(id: &str) -> Cell {
 fn create(cell: Cell) -> CreateCellRequest {
     CreateCellRequest {
         cell: Some(cell),
-        validate_only: false,
+        ..CreateCellRequest::default()
     }
 }
 
@@ -98,7 +98,7 @@ async fn a_cell_is_created_listed_replaced_and_deleted() {
     let delete = |etag: String| DeleteCellRequest {
         name: "cells/b".into(),
         etag,
-        validate_only: false,
+        ..DeleteCellRequest::default()
     };
     let stale = cells.delete_cell(delete(b.etag)).await.unwrap_err();
     assert_eq!(stale.code(), Code::Aborted);
@@ -120,7 +120,11 @@ async fn bad_values_are_named_and_validate_only_changes_nothing() {
         notification_addresses: vec!["bus.example.com".into()],
         ..cell("a")
     };
-    let expected = ["hash_size", "stock_nodes[1]", "notification_addresses[0]"];
+    let expected = [
+        "cell.hash_size",
+        "cell.stock_nodes[1]",
+        "cell.notification_addresses[0]",
+    ];
     for validate_only in [true, false] {
         let request = CreateCellRequest {
             validate_only,
@@ -136,7 +140,7 @@ async fn bad_values_are_named_and_validate_only_changes_nothing() {
             ..Cell::default()
         };
         let status = cells.create_cell(create(named)).await.unwrap_err();
-        let expected = (Code::InvalidArgument, vec!["name".into()]);
+        let expected = (Code::InvalidArgument, vec!["cell.name".into()]);
         assert_eq!(refusal(&status), expected, "{name}");
     }
     let none = cells.create_cell(CreateCellRequest::default()).await;

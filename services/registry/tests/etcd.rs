@@ -1,11 +1,13 @@
 //! Registries over one etcd: what one accepts the other serves, and life goes on without etcd.
 
 #![allow(clippy::unwrap_used, reason = "a test: panics are its verdict")]
+#![allow(clippy::print_stdout, reason = "says how many races there were")]
 
 mod common;
 #[path = "../../../crates/store/tests/common/etcd.rs"]
 mod real;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,16 +15,17 @@ use common::{
     PATIENCE, Running, eventually, has_set, liveness, members, node, put_set, reaches,
     registry_with, session,
 };
-use control::registry::v1::destination_service_client::DestinationServiceClient;
+use control::registry::v1::apply_service_client::ApplyServiceClient;
 use control::registry::v1::destination_set_service_client::DestinationSetServiceClient;
+use control::registry::v1::resource::Resource as Kind;
 use control::registry::v1::{
-    CreateDestinationRequest, DeleteDestinationRequest, DeleteDestinationSetRequest, Destination,
-    DestinationSet, DrainMemberRequest, ListDestinationSetsRequest, ListDestinationsRequest,
-    UpdateDestinationSetRequest,
+    AppliedAction, ApplyResourcesRequest, Destination, DestinationSet, DrainMemberRequest,
+    ListDestinationSetsRequest, Resource, Route, RouteResult, UpdateDestinationSetRequest,
+    route_result,
 };
 use control::view::{Liveness, MemberState};
 use real::{Etcds, Setup};
-use store::EtcdConfig;
+use store::{Etcd, EtcdConfig, Store};
 use tandem_registry::{Config, StoreConfig};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
@@ -101,6 +104,7 @@ async fn what_one_registry_accepts_the_other_serves() {
     assert_eq!(view.borrow().members, before, "its lease went on");
     let drain = DrainMemberRequest {
         name: "members/router-a".into(),
+        ..DrainMemberRequest::default()
     };
     members(&registries[1])
         .await
@@ -165,7 +169,7 @@ async fn without_etcd_a_registry_serves_on_and_refuses_writes() {
             ..DestinationSet::default()
         }),
         allow_missing: true,
-        validate_only: false,
+        ..UpdateDestinationSetRequest::default()
     };
     let mut sets = DestinationSetServiceClient::new(registries[0].channel().await);
     let refused = sets.update_destination_set(update).await.unwrap_err();
@@ -256,53 +260,183 @@ async fn a_restored_etcd_is_served_by_both_alike() {
     .await;
 }
 
+/// `RACES=10000` makes it long.
 #[tokio::test]
 async fn nothing_ever_refers_to_what_another_registry_deleted() {
-    const ROUNDS: u32 = 100;
-    let Some((_etcds, registries)) = two(["127.0.7.97", "127.0.7.98"]).await else {
+    let races = std::env::var("RACES").map_or(100, |text| text.parse().expect("a number"));
+    let Some((etcds, registries)) = two(["127.0.7.97", "127.0.7.98"]).await else {
         return;
     };
-    let mut sets = DestinationSetServiceClient::new(registries[0].channel().await);
-    let mut destinations = DestinationServiceClient::new(registries[1].channel().await);
+    let [deleting, referring] = [&registries[0], &registries[1]];
+    let mut deleter = ApplyServiceClient::new(deleting.channel().await);
+    let mut referrer = ApplyServiceClient::new(referring.channel().await);
+    let watching = tokio::spawn(watch_references(
+        etcds.endpoints(),
+        deleting.config.cluster.clone(),
+    ));
     let mut referred = 0;
-    for _ in 0..ROUNDS {
-        put_set(&registries[0], "raced", 0).await;
-        are_equal(&registries).await;
-        let delete = DeleteDestinationSetRequest {
-            name: "sets/raced".into(),
-            ..DeleteDestinationSetRequest::default()
+    for race in 0..races {
+        // From a state that both know: the set is there, and nothing refers to it.
+        let ready = request(
+            [set("raced")],
+            ["routes/raced", "sets/raced/destinations/a"],
+        );
+        let ready = deleter.apply_resources(ready).await.unwrap().into_inner();
+        let position = ready.position.unwrap();
+        eventually("the other has seen it", || async {
+            referring.generation().await >= position.generation
+        })
+        .await;
+        let refer = if race % 2 == 0 {
+            destination("raced", "a")
+        } else {
+            route("raced", "raced")
         };
-        let create = CreateDestinationRequest {
-            destination: Some(Destination {
-                name: "sets/raced/destinations/a".into(),
-                uri: "sip:127.0.7.99:5060".into(),
-                ..Destination::default()
-            }),
-            validate_only: false,
-        };
-        let (deleted, created) = tokio::join!(
-            sets.delete_destination_set(delete),
-            destinations.create_destination(create),
+        let (deleted, made) = tokio::join!(
+            deleter.apply_resources(request([], ["sets/raced"])),
+            referrer.apply_resources(request([refer], [])),
         );
         assert!(
-            deleted.is_ok() != created.is_ok(),
-            "one of them: {deleted:?} {created:?}"
+            deleted.is_ok() != made.is_ok(),
+            "one of them: {deleted:?} {made:?}"
         );
-        if created.is_ok() {
-            referred += 1;
-            let list = ListDestinationsRequest {
-                parent: "sets/raced".into(),
-                ..ListDestinationsRequest::default()
-            };
-            let listed = destinations.list_destinations(list).await.unwrap();
-            assert_eq!(listed.into_inner().destinations.len(), 1);
-            let delete = DeleteDestinationRequest {
-                name: "sets/raced/destinations/a".into(),
-                ..DeleteDestinationRequest::default()
-            };
-            destinations.delete_destination(delete).await.unwrap();
-            are_equal(&registries).await;
+        referred += i32::from(made.is_ok());
+    }
+    let last = registries[0].generation().await;
+    put_set(&registries[0], "done", 0).await;
+    let checked = timeout(PATIENCE, watching)
+        .await
+        .expect("it sees the end")
+        .unwrap();
+    println!(
+        "{races} races: {referred} times the reference was first; {checked} generations, none dangling"
+    );
+    assert!(checked >= races && last > 0);
+    assert!(referred > 0 && referred < races, "{referred} of {races}");
+}
+
+/// Looks at every generation of what counts until set `done` is there; returns how many it saw.
+async fn watch_references(endpoints: Vec<String>, cluster: String) -> i32 {
+    let config = EtcdConfig {
+        endpoints,
+        ..EtcdConfig::default()
+    };
+    let store = Etcd::open(&config, &cluster);
+    let listing = store.list("accepted/").await.unwrap();
+    let mut keys: BTreeSet<String> = listing.entries.into_iter().map(|entry| entry.key).collect();
+    let mut watch = store.watch("accepted/", listing.at);
+    let mut seen = 0;
+    loop {
+        let commit = watch.next().await.unwrap();
+        for (key, entry) in commit.changes {
+            if entry.is_some() {
+                keys.insert(key);
+            } else {
+                keys.remove(&key);
+            }
+        }
+        seen += 1;
+        let refers = ["accepted/routes/raced", "accepted/sets/raced/a"];
+        let dangling = refers.iter().any(|key| keys.contains(*key));
+        let has_set = keys.contains("accepted/sets/raced");
+        assert!(
+            has_set || !dangling,
+            "generation {}: {keys:?}",
+            commit.at.generation
+        );
+        if keys.contains("accepted/sets/done") {
+            return seen;
         }
     }
-    assert!(referred > 0 && referred < ROUNDS, "{referred} of {ROUNDS}");
+}
+
+fn request<const N: usize, const M: usize>(
+    resources: [Resource; N],
+    deletes: [&str; M],
+) -> ApplyResourcesRequest {
+    ApplyResourcesRequest {
+        resources: resources.to_vec(),
+        deletes: deletes.iter().map(ToString::to_string).collect(),
+        ..ApplyResourcesRequest::default()
+    }
+}
+
+fn set(id: &str) -> Resource {
+    Resource {
+        resource: Some(Kind::DestinationSet(DestinationSet {
+            name: format!("sets/{id}"),
+            ..DestinationSet::default()
+        })),
+    }
+}
+
+fn destination(set: &str, id: &str) -> Resource {
+    Resource {
+        resource: Some(Kind::Destination(Destination {
+            name: format!("sets/{set}/destinations/{id}"),
+            uri: "sip:127.0.7.99:5060".into(),
+            ..Destination::default()
+        })),
+    }
+}
+
+fn route(id: &str, set: &str) -> Resource {
+    let next_hop = Some(route_result::NextHop::Set(format!("sets/{set}")));
+    Resource {
+        resource: Some(Kind::Route(Route {
+            name: format!("routes/{id}"),
+            results: vec![RouteResult {
+                next_hop,
+                ..RouteResult::default()
+            }],
+            ..Route::default()
+        })),
+    }
+}
+
+/// Sent again to another registry, a request is found carried out.
+#[tokio::test]
+async fn a_repeated_request_is_known_everywhere_and_so_is_what_a_node_said() {
+    let Some((_etcds, registries)) = two(["127.0.7.86", "127.0.7.87"]).await else {
+        return;
+    };
+    let mut clients = Vec::new();
+    for registry in &registries {
+        clients.push(ApplyServiceClient::new(registry.channel().await));
+    }
+    let with_id = ApplyResourcesRequest {
+        request_id: "once".into(),
+        ..request([set("2")], [])
+    };
+    let [mut a, mut b] = [clients[0].clone(), clients[1].clone()];
+    let (first, second) = tokio::join!(
+        a.apply_resources(with_id.clone()),
+        b.apply_resources(with_id.clone())
+    );
+    let [first, second] = [first, second].map(|answer| answer.unwrap().into_inner());
+    assert_eq!(
+        first.applied, second.applied,
+        "both were told that it was created"
+    );
+    assert_eq!(first.applied[0].action(), AppliedAction::Created);
+    let other = ApplyResourcesRequest {
+        request_id: "once".into(),
+        ..request([set("3")], [])
+    };
+    let reused = b.apply_resources(other).await.unwrap_err();
+    assert_eq!(
+        reused.get_details_error_info().unwrap().reason,
+        "REQUEST_ID_REUSED"
+    );
+
+    let directory = tempfile::tempdir().unwrap();
+    let _node = session(node("router-a", &registries[0], directory.path())).await;
+    eventually("the other knows what it has in force", || async {
+        let position = registries[1].status().await.position;
+        let statuses = registries[1].node_statuses().await;
+        statuses.iter().any(|status| {
+            status.node == "members/router-a" && status.connected && status.in_force == position
+        })
+    })
+    .await;
 }

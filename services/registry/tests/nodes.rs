@@ -209,6 +209,7 @@ async fn what_people_said_about_a_member_survives_its_restart() {
     members
         .drain_member(DrainMemberRequest {
             name: "members/router-a".into(),
+            ..DrainMemberRequest::default()
         })
         .await
         .unwrap();
@@ -229,6 +230,7 @@ async fn what_people_said_about_a_member_survives_its_restart() {
     members
         .undrain_member(UndrainMemberRequest {
             name: "members/router-a".into(),
+            ..UndrainMemberRequest::default()
         })
         .await
         .unwrap();
@@ -477,7 +479,7 @@ async fn registry_with_stock_router(address: &str) -> Running {
     let update = UpdateMemberRequest {
         member: Some(member),
         allow_missing: true,
-        validate_only: false,
+        ..UpdateMemberRequest::default()
     };
     members(&registry)
         .await

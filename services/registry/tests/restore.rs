@@ -68,6 +68,7 @@ async fn a_restored_store_drops_nobody_and_all_agree_again() {
     }
     let drain = DrainMemberRequest {
         name: "members/young".into(),
+        ..DrainMemberRequest::default()
     };
     members(&registry).await.drain_member(drain).await.unwrap();
     reaches(&mut view, "the new set", has_set("new")).await;

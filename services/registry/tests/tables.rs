@@ -29,7 +29,7 @@ fn table(id: &str) -> TableDefinition {
 fn create(table: TableDefinition) -> CreateTableDefinitionRequest {
     CreateTableDefinitionRequest {
         table_definition: Some(table),
-        validate_only: false,
+        ..CreateTableDefinitionRequest::default()
     }
 }
 
@@ -99,7 +99,7 @@ async fn a_table_is_created_listed_replaced_and_deleted() {
     let delete = |etag: String| DeleteTableDefinitionRequest {
         name: "tables/b".into(),
         etag,
-        validate_only: false,
+        ..DeleteTableDefinitionRequest::default()
     };
     let stale = tables.delete_table_definition(delete(b.etag)).await;
     assert_eq!(stale.unwrap_err().code(), Code::Aborted);
@@ -140,7 +140,10 @@ async fn bad_values_are_named_and_validate_only_changes_nothing() {
         let status = tables.create_table_definition(request).await.unwrap_err();
         let (code, fields) = refusal(&status);
         assert_eq!(code, Code::InvalidArgument);
-        assert_eq!(fields, ["table", "autoexpire", "entries_max"]);
+        assert_eq!(
+            fields,
+            ["table", "autoexpire", "entries_max"].map(|field| format!("table_definition.{field}"))
+        );
     }
     let same = TableDefinition {
         table: "Bans".into(),
@@ -148,7 +151,10 @@ async fn bad_values_are_named_and_validate_only_changes_nothing() {
     };
     for (resource, field) in [(same, "table"), (table("A"), "name"), (table(""), "name")] {
         let status = tables.create_table_definition(create(resource)).await;
-        let expected = (Code::InvalidArgument, vec![field.to_owned()]);
+        let expected = (
+            Code::InvalidArgument,
+            vec![format!("table_definition.{field}")],
+        );
         assert_eq!(refusal(&status.unwrap_err()), expected);
     }
     let none = tables

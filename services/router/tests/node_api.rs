@@ -148,7 +148,7 @@ async fn define_table(registry: Channel) {
     };
     let request = CreateTableDefinitionRequest {
         table_definition: Some(definition),
-        validate_only: false,
+        ..CreateTableDefinitionRequest::default()
     };
     let mut client = TableDefinitionServiceClient::new(registry);
     client.create_table_definition(request).await.unwrap();

@@ -1,6 +1,8 @@
 //! From messages to plain types. This is the one place that says which values are good: the registry
 //! refuses a request by it, a node refuses a view by it.
 
+mod selector;
+
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use super::{
     Algorithm, Cell, Destination, DestinationSet, DestinationState, HASH_SIZE, Liveness, Member,
     MemberKind, MemberState, Network, NextHop, NotificationAddress, Route, RouteMatch, RouteResult,
-    Selector, Side, SipEndpoint, TableDefinition,
+    Side, SipEndpoint, TableDefinition,
 };
 use crate::name::{Name, check_id};
 use crate::registry::v1::{self, route_result};
@@ -25,6 +27,8 @@ const NOTIFICATION_ADDRESSES_MAX: usize = 16;
 const SIP_ENDPOINTS_MAX: usize = 8;
 /// Most tags of a member or selector.
 const TAGS_MAX: usize = 32;
+/// Most requests that a destination gets while another gets one.
+const WEIGHT_MAX: u32 = 1000;
 /// Most results of a route.
 const ROUTE_RESULTS_MAX: usize = 16;
 /// Most headers a route result adds.
@@ -288,19 +292,8 @@ impl TryFrom<&v1::DestinationSet> for DestinationSet {
         if let Err(error) = algorithm {
             check.refuse("algorithm", error);
         }
-        let selector = message.selector.as_ref().map(|selector| {
-            if !selector.cell.is_empty()
-                && let Err(error) = check_id(&selector.cell)
-            {
-                check.refuse("selector.cell", error);
-            }
-            check_tags(&mut check, "selector.tags", &selector.tags);
-            Selector {
-                kind: member_kind(selector.kind()),
-                cell: some(&selector.cell),
-                tags: selector.tags.clone(),
-            }
-        });
+        let selector = message.selector.as_ref();
+        let selector = selector.map(|selector| selector::read(&mut check, selector));
         let ms = Duration::from_millis;
         let first_response = check.duration(
             "first_response",
@@ -364,7 +357,7 @@ impl TryFrom<&v1::Destination> for Destination {
             None => None,
         };
         check.uri("uri", &message.uri);
-        let weight = check.range("weight", message.weight.unwrap_or(1), 0, 1000);
+        let weight = check.range("weight", message.weight.unwrap_or(1), 0, WEIGHT_MAX);
         let desired_state = match message.desired_state() {
             v1::DestinationState::Unspecified | v1::DestinationState::Active => {
                 DestinationState::Active

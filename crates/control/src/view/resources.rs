@@ -89,25 +89,7 @@ impl Resources {
         };
         // The names are in order, so the lists come out sorted.
         for resource in self.by_name.values() {
-            let converted = match &resource.resource {
-                Some(Kind::Cell(cell)) => Cell::try_from(cell).map(|cell| view.cells.push(cell)),
-                Some(Kind::Member(member)) => {
-                    Member::try_from(member).map(|member| view.members.push(member))
-                }
-                Some(Kind::DestinationSet(set)) => {
-                    DestinationSet::try_from(set).map(|set| view.sets.push(set))
-                }
-                Some(Kind::Destination(destination)) => Destination::try_from(destination)
-                    .map(|destination| view.destinations.push(destination)),
-                Some(Kind::Route(route)) => {
-                    Route::try_from(route).map(|route| view.routes.push(route))
-                }
-                Some(Kind::TableDefinition(table)) => {
-                    TableDefinition::try_from(table).map(|table| view.tables.push(table))
-                }
-                None => Ok(()),
-            };
-            refusals.extend(converted.err().into_iter().flatten());
+            refusals.extend(view.read(resource).err().into_iter().flatten());
         }
         refusals.extend(self.missing_references(&view));
         refusals.extend(tables_of_one_name(&view));
@@ -153,6 +135,35 @@ impl Resources {
         }
         refusals
     }
+}
+
+impl View {
+    /// Adds a resource, unless something is wrong with it.
+    fn read(&mut self, resource: &Resource) -> Result<(), Vec<Refusal>> {
+        match &resource.resource {
+            Some(Kind::Cell(cell)) => self.cells.push(Cell::try_from(cell)?),
+            Some(Kind::Member(member)) => self.members.push(Member::try_from(member)?),
+            Some(Kind::DestinationSet(set)) => self.sets.push(DestinationSet::try_from(set)?),
+            Some(Kind::Destination(destination)) => {
+                self.destinations.push(Destination::try_from(destination)?);
+            }
+            Some(Kind::Route(route)) => self.routes.push(Route::try_from(route)?),
+            Some(Kind::TableDefinition(table)) => {
+                self.tables.push(TableDefinition::try_from(table)?);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// Checks one resource, apart from what it refers to.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn check(resource: &Resource) -> Result<(), Vec<Refusal>> {
+    View::default().read(resource)
 }
 
 /// On the bus a table is known by its name alone.

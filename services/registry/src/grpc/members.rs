@@ -16,7 +16,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Face;
-use crate::catalog::{Catalog, LEASE, Mode, Refused, invalid};
+use super::change::{order, required, result};
+use crate::catalog::{Catalog, LEASE, Order, parse};
+use crate::refused::Refused;
 use crate::resource::Managed;
 
 /// How long a node is kept while the store does not answer, before it is sent to try another
@@ -36,7 +38,7 @@ impl MemberService for Face {
             member,
             incarnation,
         } = request.into_inner();
-        let member = member.ok_or_else(|| invalid("", "member", "is required"))?;
+        let member = required(member, "member")?;
         let (member, session) = self.catalog.register(member, incarnation).await?;
         let lease = prost_types::Duration::try_from(LEASE).ok();
         Ok(Response::new(RegisterResponse {
@@ -88,31 +90,26 @@ impl MemberService for Face {
         &self,
         request: Request<UpdateMemberRequest>,
     ) -> Result<Response<Member>, Status> {
+        let request = request.into_inner();
+        let order = order(&request, &request.request_id, request.validate_only)?;
         let UpdateMemberRequest {
             member,
             allow_missing,
-            validate_only,
-        } = request.into_inner();
-        let member = member.ok_or_else(|| invalid("", "member", "is required"))?;
-        Ok(Response::new(
-            self.catalog
-                .put(member, Mode::Update { allow_missing }, validate_only)
-                .await?,
-        ))
+            update_mask,
+            ..
+        } = request;
+        let updated = self.update(&order, "member", member, update_mask, allow_missing);
+        Ok(Response::new(updated.await?))
     }
 
     async fn delete_member(
         &self,
         request: Request<DeleteMemberRequest>,
     ) -> Result<Response<DeleteMemberResponse>, Status> {
-        let DeleteMemberRequest {
-            name,
-            etag,
-            validate_only,
-        } = request.into_inner();
-        self.catalog
-            .delete::<Member>(&name, &etag, validate_only)
-            .await?;
+        let request = request.into_inner();
+        let order = order(&request, &request.request_id, request.validate_only)?;
+        let deleted = self.delete::<Member>(&order, request.name, request.etag);
+        deleted.await?;
         Ok(Response::new(DeleteMemberResponse {}))
     }
 
@@ -120,24 +117,33 @@ impl MemberService for Face {
         &self,
         request: Request<DrainMemberRequest>,
     ) -> Result<Response<Member>, Status> {
-        let name = request.into_inner().name;
-        Ok(Response::new(
-            self.catalog
-                .set_member_state(&name, MemberState::Draining)
-                .await?,
-        ))
+        let request = request.into_inner();
+        let order = order(&request, &request.request_id, false)?;
+        self.set_state(&order, &request.name, MemberState::Draining)
+            .await
     }
 
     async fn undrain_member(
         &self,
         request: Request<UndrainMemberRequest>,
     ) -> Result<Response<Member>, Status> {
-        let name = request.into_inner().name;
-        Ok(Response::new(
-            self.catalog
-                .set_member_state(&name, MemberState::Active)
-                .await?,
-        ))
+        let request = request.into_inner();
+        let order = order(&request, &request.request_id, false)?;
+        self.set_state(&order, &request.name, MemberState::Active)
+            .await
+    }
+}
+
+impl Face {
+    async fn set_state(
+        &self,
+        order: &Order,
+        name: &str,
+        wanted: MemberState,
+    ) -> Result<Response<Member>, Status> {
+        let outcome = self.catalog.set_member_state(order, name, wanted).await?;
+        let name = parse::<Member>(name, "name")?;
+        Ok(Response::new(result(&outcome, &name)?))
     }
 }
 
@@ -151,7 +157,7 @@ async fn answer_all(
     loop {
         let request = tokio::select! {
             request = requests.message() => request?,
-            () = shutdown.cancelled() => return Err(Status::unavailable("the registry is shutting down")),
+            () = shutdown.cancelled() => return Err(Refused::ShuttingDown.into()),
         };
         let Some(KeepAliveRequest {
             name,

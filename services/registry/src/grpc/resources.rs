@@ -23,21 +23,18 @@ use control::registry::v1::{
 use tonic::{Request, Response, Status};
 
 use super::Face;
-use crate::catalog::{Mode, Refused, invalid};
+use super::change::order;
+use crate::refused::Refused;
 use crate::resource::Managed;
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn required<R>(resource: Option<R>, field: &str) -> Result<R, Refused> {
-    resource.ok_or_else(|| invalid("", field, "is required"))
-}
-
-/// The five methods of a kind that is read and written like any other.
+/// The five methods of a kind.
 macro_rules! serves {
     (
         $service:ident: $kind:ident as $one:ident, $many:ident;
         $get:ident($get_request:ident)
-        $list:ident($list_request:ident) -> $list_response:ident;
+        $list:ident($list_request:ident) -> $list_response:ident, $wanted:expr;
         $create:ident($create_request:ident)
         $update:ident($update_request:ident)
         $delete:ident($delete_request:ident) -> $delete_response:ident;
@@ -49,12 +46,11 @@ macro_rules! serves {
             }
 
             async fn $list(&self, request: Request<$list_request>) -> Answer<$list_response> {
-                let $list_request {
-                    page_size,
-                    page_token,
-                } = request.into_inner();
+                let request = request.into_inner();
+                let wanted = $wanted(self, &request)?;
                 let ($many, next_page_token) =
-                    self.catalog.list(page_size, &page_token, $kind::owns)?;
+                    self.catalog
+                        .list(request.page_size, &request.page_token, wanted)?;
                 Ok(Response::new($list_response {
                     $many,
                     next_page_token,
@@ -62,49 +58,62 @@ macro_rules! serves {
             }
 
             async fn $create(&self, request: Request<$create_request>) -> Answer<$kind> {
-                let $create_request {
-                    $one,
-                    validate_only,
-                } = request.into_inner();
-                let $one = required($one, stringify!($one))?;
-                Ok(Response::new(
-                    self.catalog.put($one, Mode::Create, validate_only).await?,
-                ))
+                let request = request.into_inner();
+                let order = order(&request, &request.request_id, request.validate_only)?;
+                let created = self.create(&order, stringify!($one), request.$one);
+                Ok(Response::new(created.await?))
             }
 
             async fn $update(&self, request: Request<$update_request>) -> Answer<$kind> {
-                let $update_request {
-                    $one,
-                    allow_missing,
-                    validate_only,
-                } = request.into_inner();
-                let $one = required($one, stringify!($one))?;
-                Ok(Response::new(
-                    self.catalog
-                        .put($one, Mode::Update { allow_missing }, validate_only)
-                        .await?,
-                ))
+                let request = request.into_inner();
+                let order = order(&request, &request.request_id, request.validate_only)?;
+                let updated = self.update(
+                    &order,
+                    stringify!($one),
+                    request.$one,
+                    request.update_mask,
+                    request.allow_missing,
+                );
+                Ok(Response::new(updated.await?))
             }
 
             async fn $delete(&self, request: Request<$delete_request>) -> Answer<$delete_response> {
-                let $delete_request {
-                    name,
-                    etag,
-                    validate_only,
-                } = request.into_inner();
-                self.catalog
-                    .delete::<$kind>(&name, &etag, validate_only)
-                    .await?;
+                let request = request.into_inner();
+                let order = order(&request, &request.request_id, request.validate_only)?;
+                let deleted = self.delete::<$kind>(&order, request.name, request.etag);
+                deleted.await?;
                 Ok(Response::new($delete_response {}))
             }
         }
     };
 }
 
+/// Lists all of a kind.
+fn all<R: Managed, M>(_face: &Face, _request: &M) -> Result<fn(&Name) -> bool, Refused> {
+    Ok(R::owns)
+}
+
+/// Lists the destinations of one set, or of all.
+fn of_parent(
+    face: &Face,
+    request: &ListDestinationsRequest,
+) -> Result<impl Fn(&Name) -> bool + use<>, Refused> {
+    let parent = match request.parent.as_str() {
+        "" => None,
+        parent => Some(face.catalog.get::<DestinationSet>(parent)?.name),
+    };
+    Ok(move |name: &Name| match name {
+        Name::Destination { set, .. } => parent
+            .as_ref()
+            .is_none_or(|parent| *parent == format!("sets/{set}")),
+        Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) | Name::Table(_) => false,
+    })
+}
+
 serves! {
     CellService: Cell as cell, cells;
     get_cell(GetCellRequest)
-    list_cells(ListCellsRequest) -> ListCellsResponse;
+    list_cells(ListCellsRequest) -> ListCellsResponse, all::<Cell, _>;
     create_cell(CreateCellRequest)
     update_cell(UpdateCellRequest)
     delete_cell(DeleteCellRequest) -> DeleteCellResponse;
@@ -113,7 +122,7 @@ serves! {
 serves! {
     DestinationSetService: DestinationSet as destination_set, destination_sets;
     get_destination_set(GetDestinationSetRequest)
-    list_destination_sets(ListDestinationSetsRequest) -> ListDestinationSetsResponse;
+    list_destination_sets(ListDestinationSetsRequest) -> ListDestinationSetsResponse, all::<DestinationSet, _>;
     create_destination_set(CreateDestinationSetRequest)
     update_destination_set(UpdateDestinationSetRequest)
     delete_destination_set(DeleteDestinationSetRequest) -> DeleteDestinationSetResponse;
@@ -122,7 +131,7 @@ serves! {
 serves! {
     RouteService: Route as route, routes;
     get_route(GetRouteRequest)
-    list_routes(ListRoutesRequest) -> ListRoutesResponse;
+    list_routes(ListRoutesRequest) -> ListRoutesResponse, all::<Route, _>;
     create_route(CreateRouteRequest)
     update_route(UpdateRouteRequest)
     delete_route(DeleteRouteRequest) -> DeleteRouteResponse;
@@ -131,94 +140,17 @@ serves! {
 serves! {
     TableDefinitionService: TableDefinition as table_definition, table_definitions;
     get_table_definition(GetTableDefinitionRequest)
-    list_table_definitions(ListTableDefinitionsRequest) -> ListTableDefinitionsResponse;
+    list_table_definitions(ListTableDefinitionsRequest) -> ListTableDefinitionsResponse, all::<TableDefinition, _>;
     create_table_definition(CreateTableDefinitionRequest)
     update_table_definition(UpdateTableDefinitionRequest)
     delete_table_definition(DeleteTableDefinitionRequest) -> DeleteTableDefinitionResponse;
 }
 
-#[tonic::async_trait]
-impl DestinationService for Face {
-    async fn get_destination(
-        &self,
-        request: Request<GetDestinationRequest>,
-    ) -> Answer<Destination> {
-        Ok(Response::new(self.catalog.get(&request.into_inner().name)?))
-    }
-
-    async fn list_destinations(
-        &self,
-        request: Request<ListDestinationsRequest>,
-    ) -> Answer<ListDestinationsResponse> {
-        let ListDestinationsRequest {
-            parent,
-            page_size,
-            page_token,
-        } = request.into_inner();
-        let parent = match parent.as_str() {
-            "" => None,
-            text => Some(self.catalog.get::<DestinationSet>(text)?.name),
-        };
-        let wanted = |name: &Name| match name {
-            Name::Destination { set, .. } => parent
-                .as_ref()
-                .is_none_or(|parent| *parent == format!("sets/{set}")),
-            Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) | Name::Table(_) => {
-                false
-            }
-        };
-        let (destinations, next_page_token) = self.catalog.list(page_size, &page_token, wanted)?;
-        Ok(Response::new(ListDestinationsResponse {
-            destinations,
-            next_page_token,
-        }))
-    }
-
-    async fn create_destination(
-        &self,
-        request: Request<CreateDestinationRequest>,
-    ) -> Answer<Destination> {
-        let CreateDestinationRequest {
-            destination,
-            validate_only,
-        } = request.into_inner();
-        let destination = required(destination, "destination")?;
-        Ok(Response::new(
-            self.catalog
-                .put(destination, Mode::Create, validate_only)
-                .await?,
-        ))
-    }
-
-    async fn update_destination(
-        &self,
-        request: Request<UpdateDestinationRequest>,
-    ) -> Answer<Destination> {
-        let UpdateDestinationRequest {
-            destination,
-            allow_missing,
-            validate_only,
-        } = request.into_inner();
-        let destination = required(destination, "destination")?;
-        Ok(Response::new(
-            self.catalog
-                .put(destination, Mode::Update { allow_missing }, validate_only)
-                .await?,
-        ))
-    }
-
-    async fn delete_destination(
-        &self,
-        request: Request<DeleteDestinationRequest>,
-    ) -> Answer<DeleteDestinationResponse> {
-        let DeleteDestinationRequest {
-            name,
-            etag,
-            validate_only,
-        } = request.into_inner();
-        self.catalog
-            .delete::<Destination>(&name, &etag, validate_only)
-            .await?;
-        Ok(Response::new(DeleteDestinationResponse {}))
-    }
+serves! {
+    DestinationService: Destination as destination, destinations;
+    get_destination(GetDestinationRequest)
+    list_destinations(ListDestinationsRequest) -> ListDestinationsResponse, of_parent;
+    create_destination(CreateDestinationRequest)
+    update_destination(UpdateDestinationRequest)
+    delete_destination(DeleteDestinationRequest) -> DeleteDestinationResponse;
 }

@@ -2,11 +2,24 @@
 
 use control::registry::v1::status_service_server::StatusService;
 use control::registry::v1::{
-    ConfigStatus, GetConfigStatusRequest, ListNodeStatusesRequest, ListNodeStatusesResponse,
+    ConfigStatus, GetConfigStatusRequest, ListFaultsRequest, ListFaultsResponse,
+    ListNodeStatusesRequest, ListNodeStatusesResponse, NodeStatus,
 };
 use tonic::{Request, Response, Status};
 
 use super::Face;
+use super::sync::is_member;
+use crate::statuses::summary;
+
+impl Face {
+    async fn node_statuses(&self) -> Vec<NodeStatus> {
+        let state = self.catalog.state();
+        let statuses = self.catalog.statuses();
+        statuses
+            .list(self.catalog.store(), |name| is_member(&state, name))
+            .await
+    }
+}
 
 #[tonic::async_trait]
 impl StatusService for Face {
@@ -14,12 +27,16 @@ impl StatusService for Face {
         &self,
         _request: Request<GetConfigStatusRequest>,
     ) -> Result<Response<ConfigStatus>, Status> {
-        let position = self.catalog.state().position;
-        Ok(Response::new(
-            self.catalog
-                .statuses()
-                .summary(self.catalog.cluster(), position),
-        ))
+        let statuses = self.node_statuses().await;
+        let state = self.catalog.state();
+        let faults = state.written.faults().count();
+        let cluster = self.catalog.cluster();
+        Ok(Response::new(summary(
+            cluster,
+            state.position,
+            &statuses,
+            faults,
+        )))
     }
 
     async fn list_node_statuses(
@@ -27,7 +44,22 @@ impl StatusService for Face {
         _request: Request<ListNodeStatusesRequest>,
     ) -> Result<Response<ListNodeStatusesResponse>, Status> {
         Ok(Response::new(ListNodeStatusesResponse {
-            node_statuses: self.catalog.statuses().list(),
+            node_statuses: self.node_statuses().await,
+        }))
+    }
+
+    async fn list_faults(
+        &self,
+        request: Request<ListFaultsRequest>,
+    ) -> Result<Response<ListFaultsResponse>, Status> {
+        let ListFaultsRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let (faults, next_page_token) = self.catalog.faults(page_size, &page_token)?;
+        Ok(Response::new(ListFaultsResponse {
+            faults,
+            next_page_token,
         }))
     }
 }

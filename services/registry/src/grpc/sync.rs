@@ -10,60 +10,55 @@ use std::time::Duration;
 use control::name::Name;
 use control::registry::v1::config_service_server::ConfigService;
 use control::registry::v1::{
-    Bookmark, Change, Hello, Position, Resource, Snapshot, SnapshotReason, SyncConfigRequest,
+    Bookmark, Change, Hello, Position, Snapshot, SnapshotReason, SyncConfigRequest,
     SyncConfigResponse, sync_config_request, sync_config_response,
 };
 use prost::Message;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Face;
-use crate::catalog::{Catalog, invalid};
+use super::outgoing::{Answers, Outgoing, outgoing};
+use super::step::{PART_BYTES_MAX, Step, parts_of, step};
+use crate::catalog::Catalog;
+use crate::refused::{Refused, invalid};
 use crate::state::State;
 use crate::statuses::Connected;
 
 /// Time between two bookmarks while nothing changes.
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a node may take to answer, or to read what it is sent.
-const SLOW_WATCHER_AFTER: Duration = Duration::from_secs(30);
+pub(super) const SLOW_WATCHER_AFTER: Duration = Duration::from_secs(30);
 /// How long a node may take to say Hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// Most bytes of resources in one part of a snapshot; one resource more than that goes alone.
-const PART_BYTES_MAX: usize = 1024 * 1024;
 
 #[tonic::async_trait]
 impl ConfigService for Face {
-    type SyncConfigStream = ReceiverStream<Result<SyncConfigResponse, Status>>;
+    type SyncConfigStream = Outgoing<SyncConfigResponse>;
 
     async fn sync_config(
         &self,
         request: Request<Streaming<SyncConfigRequest>>,
     ) -> Result<Response<Self::SyncConfigStream>, Status> {
-        let (answers, outgoing) = mpsc::channel(1);
+        let (answers, outgoing) = outgoing();
         let face = self.clone();
         tokio::spawn(async move {
             let end = tokio::select! {
                 end = serve(&face.catalog, request.into_inner(), &answers) => end,
-                () = face.shutdown.cancelled() => Err(Status::unavailable("the registry is shutting down")),
+                () = face.shutdown.cancelled() => Err(Refused::ShuttingDown.into()),
             };
-            drop(face);
             if let Err(status) = end {
-                // Whoever does not read any more cannot be told.
-                let _gone = timeout(HELLO_WITHIN, answers.send(Err(status))).await;
+                answers.end(status);
             }
         });
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        Ok(Response::new(outgoing))
     }
 }
-
-type Answers = mpsc::Sender<Result<SyncConfigResponse, Status>>;
 
 async fn serve(
     catalog: &Catalog,
     mut requests: Streaming<SyncConfigRequest>,
-    answers: &Answers,
+    answers: &Answers<SyncConfigResponse>,
 ) -> Result<(), Status> {
     let Some(hello) = read_hello(catalog, &mut requests).await? else {
         return Ok(());
@@ -99,13 +94,13 @@ async fn serve(
                 None => return Ok(()),
             },
             changed = states.changed(), if !node.owes_answer => {
-                changed.map_err(|_| Status::unavailable("the registry is shutting down"))?;
+                changed.map_err(|_| Refused::ShuttingDown)?;
                 let state = Arc::clone(&states.borrow_and_update());
                 node.catch_up(&state).await?;
             }
             () = sleep_until(quiet_since + limit) => {
                 if node.owes_answer {
-                    return Err(slow_watcher());
+                    return Err(Refused::SlowWatcher.into());
                 }
                 let position = Some(states.borrow().position);
                 node.send(sync_config_response::Message::Bookmark(Bookmark { position })).await?;
@@ -120,22 +115,19 @@ async fn read_hello(
     requests: &mut Streaming<SyncConfigRequest>,
 ) -> Result<Option<Hello>, Status> {
     let first = timeout(HELLO_WITHIN, requests.message()).await;
-    let Some(first) = first.map_err(|_| Status::deadline_exceeded("no Hello came"))?? else {
+    let Some(first) = first.map_err(|_| Refused::NoHello)?? else {
         return Ok(None);
     };
     let Some(sync_config_request::Message::Hello(hello)) = first.message else {
         return Err(invalid("", "hello", "must come first").into());
     };
     if !is_member(&catalog.state(), &hello.node) {
-        return Err(Status::not_found(format!(
-            "{} is no member; register first",
-            hello.node
-        )));
+        return Err(Refused::NoMember(hello.node).into());
     }
     Ok(Some(hello))
 }
 
-fn is_member(state: &State, name: &str) -> bool {
+pub(super) fn is_member(state: &State, name: &str) -> bool {
     let name = name.parse::<Name>();
     name.is_ok_and(|name| {
         matches!(name, Name::Member(_)) && state.resources.by_name.contains_key(&name)
@@ -144,7 +136,7 @@ fn is_member(state: &State, name: &str) -> bool {
 
 /// What is known about the other end.
 struct Node<'a> {
-    answers: &'a Answers,
+    answers: &'a Answers<SyncConfigResponse>,
     /// Where its staged view stands; `None` for nowhere.
     sent: Option<Position>,
     owes_answer: bool,
@@ -163,17 +155,11 @@ impl Node<'_> {
     /// Sends everything between what was sent last and `state`: as one change, or as a snapshot
     /// where the one does not lead to the other.
     async fn catch_up(&mut self, state: &State) -> Result<(), Status> {
-        let reason = match self.sent {
-            Some(sent) if sent == state.position => return Ok(()),
-            Some(sent) if sent.generation > state.generation() => SnapshotReason::StoreWentBack,
-            Some(sent) if sent.generation == state.generation() => SnapshotReason::Diverged,
-            Some(sent) => match state.touched_since(sent.generation) {
-                Some(touched) => return self.send_change(state, touched).await,
-                None => SnapshotReason::HistoryLost,
-            },
-            None => SnapshotReason::Initial,
-        };
-        self.send_snapshot(state, reason).await
+        match step(self.sent, state) {
+            Step::None => Ok(()),
+            Step::Change(touched) => self.send_change(state, touched).await,
+            Step::Snapshot(reason) => self.send_snapshot(state, reason).await,
+        }
     }
 
     async fn send_change(&mut self, state: &State, touched: BTreeSet<&Name>) -> Result<(), Status> {
@@ -248,54 +234,11 @@ impl Node<'_> {
         let response = SyncConfigResponse {
             message: Some(message),
         };
-        let sent = timeout(SLOW_WATCHER_AFTER, self.answers.send(Ok(response))).await;
-        sent.map_err(|_| slow_watcher())?
-            .map_err(|_| Status::cancelled("the node is gone"))
-    }
-}
-
-fn slow_watcher() -> Status {
-    Status::resource_exhausted("SLOW_WATCHER: nothing was read or answered for 30 s")
-}
-
-/// Cuts the resources into parts; at least one, which may be empty.
-fn parts_of<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<Vec<Resource>> {
-    let mut parts = vec![Vec::new()];
-    let mut bytes = 0;
-    for resource in resources {
-        let more = resource.encoded_len();
-        if bytes + more > PART_BYTES_MAX && bytes > 0 {
-            parts.push(Vec::new());
-            bytes = 0;
+        let sent = timeout(SLOW_WATCHER_AFTER, self.answers.send(response)).await;
+        if sent.map_err(|_| Refused::SlowWatcher)? {
+            Ok(())
+        } else {
+            Err(Status::cancelled("the node is gone"))
         }
-        bytes += more;
-        if let Some(part) = parts.last_mut() {
-            part.push(resource.clone());
-        }
-    }
-    parts
-}
-
-#[cfg(test)]
-mod tests {
-    use control::registry::v1::Route;
-    use control::registry::v1::resource::Resource as Kind;
-
-    use super::*;
-
-    #[test]
-    fn parts_are_of_limited_size_and_lose_nothing() {
-        let route = |i: usize| Resource {
-            resource: Some(Kind::Route(Route {
-                name: format!("routes/{i}"),
-                etag: "x".repeat(300_000),
-                ..Default::default()
-            })),
-        };
-        let routes: Vec<_> = (0..10).map(route).collect();
-        let parts = parts_of(routes.iter());
-        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 3, 1]);
-        assert_eq!(parts.concat(), routes);
-        assert_eq!(parts_of([].iter()), [Vec::new()]);
     }
 }

@@ -173,7 +173,7 @@ pub(crate) async fn put_set(registry: &Running, id: &str, algorithm: u32) {
     let request = UpdateDestinationSetRequest {
         destination_set,
         allow_missing: true,
-        validate_only: false,
+        ..UpdateDestinationSetRequest::default()
     };
     DestinationSetServiceClient::new(registry.channel().await)
         .update_destination_set(request)

@@ -1,0 +1,71 @@
+//! A stream of answers that ends with a reason, even for a caller who reads nothing for a long time.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tonic::Status;
+
+/// What is sent, one at a time, and why it ended.
+#[derive(Debug)]
+pub(super) struct Outgoing<T> {
+    answers: mpsc::Receiver<T>,
+    end: Arc<Mutex<Option<Status>>>,
+}
+
+/// The other side of an [`Outgoing`].
+#[derive(Debug)]
+pub(super) struct Answers<T> {
+    answers: mpsc::Sender<T>,
+    end: Arc<Mutex<Option<Status>>>,
+}
+
+/// Makes both sides.
+pub(super) fn outgoing<T>() -> (Answers<T>, Outgoing<T>) {
+    let (sender, receiver) = mpsc::channel(1);
+    let end = Arc::default();
+    let answers = Answers {
+        answers: sender,
+        end: Arc::clone(&end),
+    };
+    let outgoing = Outgoing {
+        answers: receiver,
+        end,
+    };
+    (answers, outgoing)
+}
+
+impl<T> Answers<T> {
+    /// Sends as soon as there is room; false when nobody reads any more.
+    pub(super) async fn send(&self, answer: T) -> bool {
+        self.answers.send(answer).await.is_ok()
+    }
+
+    /// Waits until nobody reads any more.
+    pub(super) async fn closed(&self) {
+        self.answers.closed().await;
+    }
+
+    /// Ends the stream: behind what was sent comes this.
+    pub(super) fn end(self, status: Status) {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        *end = Some(status);
+    }
+}
+
+impl<T> Stream for Outgoing<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.answers.poll_recv(context) {
+            Poll::Ready(Some(answer)) => Poll::Ready(Some(Ok(answer))),
+            Poll::Ready(None) => {
+                let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+                Poll::Ready(end.take().map(Err))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Values that must never count: one for each thing that a value can get wrong.
+
+/// Name of the resource, the value in JSON, and the field at fault.
+pub(crate) const WRONG: &[(&str, &str, &str)] = &[
+    ("cells/a", r#"{"name":"cells/a","hashSize":3}"#, "hash_size"),
+    (
+        "cells/a",
+        r#"{"name":"cells/a","stockNodes":["192.0.2.1"]}"#,
+        "stock_nodes[0]",
+    ),
+    (
+        "cells/a",
+        r#"{"name":"cells/a","notificationAddresses":["b:1",":5062"]}"#,
+        "notification_addresses[1]",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","address":"192.0.2.1","sip":[{"address":"192.0.2.1:5060"}]}"#,
+        "kind",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","kind":"MEMBER_KIND_ROUTER","address":"here","sip":[{"address":"192.0.2.1:5060"}]}"#,
+        "address",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","kind":"MEMBER_KIND_ROUTER","address":"192.0.2.1"}"#,
+        "sip",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","kind":"MEMBER_KIND_ROUTER","address":"192.0.2.1","sip":[{"address":"192.0.2.1:0"}]}"#,
+        "sip[0].address",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","kind":"MEMBER_KIND_ROUTER","address":"192.0.2.1","sip":[{"address":"192.0.2.1:5060"}],"dmqPort":65536}"#,
+        "dmq_port",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","kind":"MEMBER_KIND_ROUTER","address":"192.0.2.1","sip":[{"address":"192.0.2.1:5060"}],"cell":"A"}"#,
+        "cell",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","kind":"MEMBER_KIND_ROUTER","address":"192.0.2.1","sip":[{"address":"192.0.2.1:5060"}],"zone":"a\nb"}"#,
+        "zone",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","kind":"MEMBER_KIND_ROUTER","address":"192.0.2.1","sip":[{"address":"192.0.2.1:5060"}],"tags":["x","-"]}"#,
+        "tags",
+    ),
+    ("sets/a", r#"{"name":"sets/a","algorithm":7}"#, "algorithm"),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","selector":{"cell":"A"}}"#,
+        "selector.cell",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","selector":{"zone":"a\tb"}}"#,
+        "selector.zone",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","selector":{"tags":["_"]}}"#,
+        "selector.tags",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","selector":{"rules":[{},{"weight":1001}]}}"#,
+        "selector.rules[1].weight",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","firstResponse":"0.099s"}"#,
+        "first_response",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","detectWithin":"0.199s"}"#,
+        "detect_within",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","probeInterval":"601s"}"#,
+        "probe_interval",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","failuresToInactive":0}"#,
+        "failures_to_inactive",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","successesToActive":101}"#,
+        "successes_to_active",
+    ),
+    (
+        "sets/1/destinations/a",
+        r#"{"name":"sets/1/destinations/a","uri":"tel:1"}"#,
+        "uri",
+    ),
+    (
+        "sets/1/destinations/a",
+        r#"{"name":"sets/1/destinations/a","uri":"sip:a","weight":1001}"#,
+        "weight",
+    ),
+    (
+        "sets/9/destinations/a",
+        r#"{"name":"sets/9/destinations/a","uri":"sip:a"}"#,
+        "name",
+    ),
+    ("routes/a", r#"{"name":"routes/a"}"#, "results"),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","results":[{"set":"sets/1"},{}]}"#,
+        "results[1]",
+    ),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","results":[{"set":"one"}]}"#,
+        "results[0].set",
+    ),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","results":[{"set":"sets/9"}]}"#,
+        "results[0].set",
+    ),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","results":[{"uri":"sip:"}]}"#,
+        "results[0].uri",
+    ),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","results":[{"set":"sets/1","requestUri":"x"}]}"#,
+        "results[0].request_uri",
+    ),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","results":[{"set":"sets/1","headers":[{"name":"a b"}]}]}"#,
+        "results[0].headers[0]",
+    ),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","match":{"source":"all"},"results":[{"set":"sets/1"}]}"#,
+        "match.source",
+    ),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","match":{"domain":"a\nb"},"results":[{"set":"sets/1"}]}"#,
+        "match.domain",
+    ),
+    ("tables/a", r#"{"name":"tables/a","table":"a b"}"#, "table"),
+    (
+        "tables/a",
+        r#"{"name":"tables/a","autoexpire":"1.5s"}"#,
+        "autoexpire",
+    ),
+    (
+        "tables/a",
+        r#"{"name":"tables/a","entriesMax":0}"#,
+        "entries_max",
+    ),
+];
+
+/// What only a hand can get wrong.
+#[allow(dead_code, reason = "not every test file has hands")]
+pub(crate) const UNREADABLE: &[(&str, &str, &str)] = &[
+    ("sets/a", "{", ""),
+    ("sets/a", "", ""),
+    ("sets/a", "[]", ""),
+    ("sets/a", r#"{"name":"sets/b"}"#, "name"),
+    ("sets/a", "{}", "name"),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","algorithm":"hash"}"#,
+        "algorithm",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","firstResponse":"soon"}"#,
+        "first_response",
+    ),
+    (
+        "sets/a",
+        r#"{"name":"sets/a","selector":{"rules":[{"weight":-1}]}}"#,
+        "selector.rules[0].weight",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","kind":"PROXY"}"#,
+        "kind",
+    ),
+    (
+        "members/a",
+        r#"{"name":"members/a","sip":[{"address":5}]}"#,
+        "sip[0].address",
+    ),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","priority":1.5}"#,
+        "priority",
+    ),
+];

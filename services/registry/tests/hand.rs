@@ -1,0 +1,198 @@
+//! Values written into etcd by hand: they count as the API's do, or are explained.
+
+#![allow(clippy::unwrap_used, reason = "a test: panics are its verdict")]
+
+mod common;
+#[path = "common/malformed.rs"]
+mod malformed;
+#[path = "../../../crates/store/tests/common/etcd.rs"]
+mod real;
+
+use std::net::IpAddr;
+
+use common::{
+    Running, eventually, has_set, liveness, members, node, put_set, reaches, registry_with, session,
+};
+use control::registry::v1::status_service_client::StatusServiceClient;
+use control::registry::v1::{DrainMemberRequest, Fault, ListFaultsRequest};
+use control::view::{Algorithm, Liveness, MemberState};
+use real::{Etcds, Setup};
+use store::EtcdConfig;
+use tandem_registry::{Config, StoreConfig};
+
+fn config(address: &str, etcds: &Etcds) -> Config {
+    let mut config = Config::at(address.parse::<IpAddr>().unwrap());
+    config.store = StoreConfig::Etcd(EtcdConfig {
+        endpoints: etcds.endpoints(),
+        ..EtcdConfig::default()
+    });
+    config
+}
+
+/// The key of a path in the cluster of the tests.
+fn key(registry: &Running, path: &str) -> String {
+    format!("/tandem/v1/{}/{path}", registry.config.cluster)
+}
+
+async fn faults(registry: &Running) -> Vec<Fault> {
+    let mut client = StatusServiceClient::new(registry.channel().await);
+    let listed = client
+        .list_faults(ListFaultsRequest::default())
+        .await
+        .unwrap();
+    listed.into_inner().faults
+}
+
+/// Resource and fields of the only fault; nothing unless there is exactly one.
+async fn only_fault(registry: &Running) -> Option<(String, Vec<String>)> {
+    let faults = faults(registry).await;
+    let [fault] = &faults[..] else { return None };
+    let fields = fault.refusals.iter().map(|refusal| refusal.field.clone());
+    Some((fault.resource.clone(), fields.collect()))
+}
+
+#[tokio::test]
+async fn a_bad_value_is_explained_and_whoever_comes_fresh_is_served_the_one_before() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let old = registry_with(config("127.0.7.111", &etcds)).await;
+    put_set(&old, "2", 4).await;
+    let bad = r#"{"name":"sets/2","algorithm":5}"#;
+    etcds.ctl(&["put", &key(&old, "config/sets/2"), bad]);
+    let wanted = Some(("sets/2".to_owned(), vec!["algorithm".to_owned()]));
+    eventually("the fault", || async { only_fault(&old).await == wanted }).await;
+    assert_eq!(old.status().await.faults, 1);
+
+    // Nobody who was there before helps.
+    let fresh = registry_with(config("127.0.7.112", &etcds)).await;
+    drop(old);
+    let directory = tempfile::tempdir().unwrap();
+    let node = session(node("router-a", &fresh, directory.path())).await;
+    let mut view = node.view();
+    let seen = reaches(&mut view, "the set", has_set("2")).await;
+    assert_eq!(seen.set("2").unwrap().algorithm, Algorithm::RoundRobin);
+    assert_eq!(only_fault(&fresh).await, wanted);
+
+    let good = r#"{"name":"sets/2","algorithm":8}"#;
+    etcds.ctl(&["put", &key(&fresh, "config/sets/2"), good]);
+    reaches(&mut view, "the mended set", |view| {
+        view.set("2")
+            .is_some_and(|set| set.algorithm == Algorithm::Priority)
+    })
+    .await;
+    eventually("no fault is left", || async {
+        faults(&fresh).await.is_empty()
+    })
+    .await;
+    etcds.ctl(&["del", &key(&fresh, "config/sets/2")]);
+    reaches(&mut view, "it is deleted", |view| view.set("2").is_none()).await;
+}
+
+#[tokio::test]
+async fn a_plain_put_on_a_member_leaves_its_life_alone() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let registry = registry_with(config("127.0.7.113", &etcds)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let watching = tempfile::tempdir().unwrap();
+    let watcher = session(node("watcher", &registry, watching.path())).await;
+    let node = session(node("router-a", &registry, directory.path())).await;
+    let mut view = watcher.view();
+    reaches(&mut view, "it lives", liveness("router-a", Liveness::Alive)).await;
+    let drain = DrainMemberRequest {
+        name: "members/router-a".into(),
+        ..DrainMemberRequest::default()
+    };
+    members(&registry).await.drain_member(drain).await.unwrap();
+
+    let path = key(&registry, "config/members/router-a");
+    let stored = etcds.ctl(&["get", "--print-value-only", &path]);
+    let edited = stored.trim().replacen('{', r#"{"tags":["by-hand"],"#, 1);
+    etcds.ctl(&["put", &path, &edited]);
+    let seen = reaches(&mut view, "the tag", |view| {
+        view.member("router-a")
+            .is_some_and(|member| member.tags == ["by-hand"])
+    })
+    .await;
+    assert_eq!(seen.member("router-a").unwrap().liveness, Liveness::Alive);
+    drop(node);
+    let seen = reaches(
+        &mut view,
+        "it is gone",
+        liveness("router-a", Liveness::Gone),
+    )
+    .await;
+    let member = seen.member("router-a").unwrap();
+    assert_eq!(member.desired_state, MemberState::Draining);
+    assert_eq!(member.tags, ["by-hand"]);
+}
+
+#[tokio::test]
+async fn malformed_values_are_explained_by_their_field_and_nothing_of_them_counts() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let registry = registry_with(config("127.0.7.114", &etcds)).await;
+    let before = registry.status().await.position.unwrap().checksum;
+    for (name, value, field) in [malformed::WRONG, malformed::UNREADABLE].concat() {
+        let path = name.replace("/destinations/", "/");
+        let path = key(&registry, &format!("config/{path}"));
+        etcds.ctl(&["put", &path, value]);
+        let wanted = Some((name.to_owned(), vec![field.to_owned()]));
+        eventually(value, || async { only_fault(&registry).await == wanted }).await;
+        let now = registry.status().await.position.unwrap().checksum;
+        assert_eq!(now, before, "{value}");
+        etcds.ctl(&["del", &path]);
+        eventually("it is forgotten", || async {
+            faults(&registry).await.is_empty()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_an_earlier_version_is_taken_over_before_it_is_served() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let config = config("127.0.7.115", &etcds);
+    let put = |path: &str, value: &str| {
+        let key = format!("/tandem/v1/{}/{path}", config.cluster);
+        etcds.ctl(&["put", &key, value]);
+    };
+    put("secrets/cluster-key", "0123456789abcdef");
+    for i in 0..5 {
+        put(
+            &format!("config/sets/{i}"),
+            &format!(r#"{{"name":"sets/{i}"}}"#),
+        );
+    }
+    put(
+        "config/routes/a",
+        r#"{"name":"routes/a","results":[{"set":"sets/3"}]}"#,
+    );
+    let registry = registry_with(config).await;
+    let directory = tempfile::tempdir().unwrap();
+    let node = session(node("router-a", &registry, directory.path())).await;
+    let mut view = node.view();
+    // The first view that it gets has all of it.
+    let first = reaches(&mut view, "a view", |view| view.generation > 0).await;
+    assert_eq!((first.sets.len(), first.routes.len()), (5, 1), "{first:?}");
+    assert!(faults(&registry).await.is_empty());
+
+    // And a hand that deletes what it must not touch takes nothing from anybody.
+    etcds.ctl(&["del", "--prefix", &key(&registry, "accepted/")]);
+    eventually("it is written again", || async {
+        let keys = etcds.ctl(&[
+            "get",
+            "--prefix",
+            "--keys-only",
+            &key(&registry, "accepted/"),
+        ]);
+        assert_eq!(view.borrow().sets.len(), 5);
+        keys.split_whitespace().count() == 7
+    })
+    .await;
+}
