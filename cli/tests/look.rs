@@ -75,7 +75,7 @@ fn what_is_not_there_or_not_understood_has_its_status() {
         (
             &["get", "sets", "--registry", "nowhere"],
             2,
-            "tandem: registry \"nowhere\" is no",
+            "tandem: the registry: \"nowhere\" is not of the form host:port",
         ),
         (
             &["get", "sets", "--registry", "127.0.242.99:7400"],

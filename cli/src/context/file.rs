@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use anyhow::{Context as _, anyhow};
+use control::channel::ClientTls;
 use serde::Deserialize;
 
 /// How to reach one cluster.
@@ -22,6 +23,19 @@ pub(crate) struct Context {
     pub(crate) cert: Option<PathBuf>,
     /// File with its key.
     pub(crate) key: Option<PathBuf>,
+    /// What the registries' certificates are for, if not their hosts.
+    pub(crate) server_name: Option<String>,
+}
+
+impl Context {
+    /// Returns how to speak TLS; `None` in the clear.
+    pub(crate) fn tls(&self) -> Option<ClientTls> {
+        Some(ClientTls {
+            ca: self.ca.clone()?,
+            identity: self.cert.clone().zip(self.key.clone()),
+            server_name: self.server_name.clone(),
+        })
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -74,8 +88,9 @@ impl Contexts {
             if context.cert.is_some() != context.key.is_some() {
                 return Err(wrong("cert and key come together"));
             }
-            if context.cert.is_some() && context.ca.is_none() {
-                return Err(wrong("cert needs ca, too"));
+            let needs_ca = context.cert.is_some() || context.server_name.is_some();
+            if needs_ca && context.ca.is_none() {
+                return Err(wrong("cert and server_name need ca, too"));
             }
         }
         Ok(contexts)

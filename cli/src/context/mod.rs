@@ -22,6 +22,7 @@ The file is $TANDEM_CONFIG, or ~/.config/tandem/config.toml:
   ca = \"ca.pem\"             # optional: makes it TLS; relative to the file
   cert = \"operator.pem\"     # optional: your certificate and its key
   key = \"operator.key\"
+  server_name = \"registry\" # optional: what the certificates are for, if not the host
 
 Examples:
   tandem context list            which there are; * marks the current one

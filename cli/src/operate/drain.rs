@@ -15,7 +15,6 @@ use control::sbc::v1::status_service_client::StatusServiceClient as SbcStatus;
 use control::{router, sbc};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
-use tonic::transport::Endpoint;
 
 use super::kind_and_name;
 use crate::exit::Exit;
@@ -78,22 +77,27 @@ pub(crate) struct DrainOptions {
 }
 
 pub(super) async fn run(options: &DrainOptions) -> anyhow::Result<Exit> {
-    let member = set(&options.which, MemberState::Draining).await?;
+    let mut registry = Registry::open(&options.which.target).await?;
+    let member = set(&mut registry, &options.which, MemberState::Draining).await?;
     match options.wait {
-        true => wait(options, &member).await,
+        true => wait(&registry, options, &member).await,
         false => Ok(Exit::Good),
     }
 }
 
 pub(super) async fn undo(options: &UndrainOptions) -> anyhow::Result<Exit> {
-    set(&options.which, MemberState::Active).await?;
+    let mut registry = Registry::open(&options.which.target).await?;
+    set(&mut registry, &options.which, MemberState::Active).await?;
     Ok(Exit::Good)
 }
 
-async fn set(which: &Which, wanted: MemberState) -> anyhow::Result<Member> {
+async fn set(
+    registry: &mut Registry,
+    which: &Which,
+    wanted: MemberState,
+) -> anyhow::Result<Member> {
     let (_, name) = kind_and_name("members", Some(&which.name))?;
     let name = name.as_ref().map(Name::to_string).unwrap_or_default();
-    let mut registry = Registry::open(&which.target).await?;
     let member = registry
         .call(async |channel| {
             let mut client = MemberServiceClient::new(channel);
@@ -144,7 +148,11 @@ struct Load {
     transactions: u64,
 }
 
-async fn wait(options: &DrainOptions, member: &Member) -> anyhow::Result<Exit> {
+async fn wait(
+    registry: &Registry,
+    options: &DrainOptions,
+    member: &Member,
+) -> anyhow::Result<Exit> {
     let name = &member.name;
     let port = match member.kind() {
         MemberKind::Router => 7401,
@@ -168,7 +176,7 @@ async fn wait(options: &DrainOptions, member: &Member) -> anyhow::Result<Exit> {
         .map(|s| Instant::now() + Duration::from_secs(s));
     let (mut last, mut silent) = (None, 0);
     loop {
-        match timeout(ANSWER_MAX, ask(&address, member.kind())).await {
+        match timeout(ANSWER_MAX, ask(registry, &address, member.kind())).await {
             Ok(Ok(load)) => {
                 silent = 0;
                 if is_idle(member.kind(), load) {
@@ -201,11 +209,8 @@ async fn wait(options: &DrainOptions, member: &Member) -> anyhow::Result<Exit> {
     }
 }
 
-async fn ask(address: &str, kind: MemberKind) -> Result<Load, Status> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let endpoint = endpoint.map_err(|error| Status::unavailable(error.to_string()))?;
-    let channel = endpoint.connect().await;
-    let channel = channel.map_err(crate::registry::unreachable)?;
+async fn ask(registry: &Registry, address: &str, kind: MemberKind) -> Result<Load, Status> {
+    let channel = registry.node(address).await?;
     if kind == MemberKind::Sbc {
         let mut client = SbcStatus::new(channel);
         let status = client.get_status(sbc::v1::GetStatusRequest {}).await?;

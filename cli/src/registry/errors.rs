@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 use crate::exit::Exit;
 
 /// What to do, where the registry does not say so itself.
-const ADVICE: [(Code, &str); 4] = [
+const ADVICE: [(Code, &str); 3] = [
     (
         Code::PermissionDenied,
         "; ask for the role operator, or take another context",
@@ -21,10 +21,6 @@ const ADVICE: [(Code, &str); 4] = [
     (
         Code::Unimplemented,
         "; is it a registry, and as new as this program?",
-    ),
-    (
-        Code::Aborted,
-        "; read it again (tandem get), change that, and apply it",
     ),
 ];
 
@@ -84,7 +80,7 @@ pub(crate) fn violations(status: &Status) -> Vec<Violation> {
 }
 
 /// Turns what kept a connection from being made into a status, with its innermost cause.
-pub(crate) fn unreachable(error: tonic::transport::Error) -> Status {
+pub(super) fn unreachable(error: tonic::transport::Error) -> Status {
     let mut cause: &dyn Error = &error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -95,7 +91,11 @@ pub(crate) fn unreachable(error: tonic::transport::Error) -> Status {
 fn nobody(attempts: &[(String, Status)]) -> String {
     let mut text = "no registry is available:\n".to_owned();
     for (address, status) in attempts {
-        let _infallible = writeln!(text, "  {address}: {}", status.message());
+        let hint = match status.source() {
+            Some(_) => " (with TLS when it wants none, or without when it does?)",
+            None => "",
+        };
+        let _infallible = writeln!(text, "  {address}: {}{hint}", status.message());
     }
     text.push_str(
         "start one, or name others with --registry HOST:PORT or a context (tandem context --help)",
@@ -105,7 +105,11 @@ fn nobody(attempts: &[(String, Status)]) -> String {
 
 fn said(status: &Status) -> String {
     let advice = ADVICE.iter().find(|(code, _)| *code == status.code());
-    let advice = advice.map_or("", |(_, advice)| advice);
+    let mut advice = advice.map_or("", |(_, advice)| advice);
+    let reason = status.get_details_error_info().map(|info| info.reason);
+    if reason.as_deref() == Some("ETAG_MISMATCH") {
+        advice = "; read it again (tandem get), change that, and apply it";
+    }
     match status.message() {
         "" => format!("the registry said no: {}{advice}", status.code()),
         message => format!("{message}{advice}"),

@@ -3,24 +3,25 @@
 mod dynamic;
 mod errors;
 
+use std::error::Error;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
+use control::channel::{self, ChannelError, ClientTls};
 use control::registry::v1::GetConfigStatusRequest;
 use control::registry::v1::status_service_client::StatusServiceClient;
 use prost_reflect::{DynamicMessage, Value};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
-use crate::context::{Context, Contexts};
+use crate::context::Contexts;
 use crate::exit::Exit;
 use crate::resource::{Item, Kind};
 
-pub(crate) use errors::{CallError, Violation, unreachable, violations};
+use errors::unreachable;
+pub(crate) use errors::{CallError, Violation, violations};
 
-/// How long a registry may take to accept a connection.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How long a registry may take to answer; it waits up to 2 s for its own store.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Largest answer that is taken; a page of 1000 resources is some 100 KiB.
@@ -56,6 +57,7 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(crate) struct Registry {
     addresses: Vec<(String, Endpoint)>,
+    tls: Option<ClientTls>,
     /// The one that answered last, and the connection to it.
     current: usize,
     channel: Option<Channel>,
@@ -74,13 +76,15 @@ impl Registry {
         if context.registries.is_empty() {
             context.registries.push(DEFAULT.to_owned());
         }
+        let tls = context.tls();
         let addresses = context.registries.iter().map(|address| {
-            let endpoint = endpoint(address, &context)?;
+            let endpoint = channel::endpoint(address, tls.as_ref()).map_err(refuse)?;
             Ok((address.clone(), endpoint))
         });
-        let addresses = addresses.collect::<anyhow::Result<_>>().map_err(usage)?;
+        let addresses = addresses.collect::<anyhow::Result<_>>()?;
         let mut registry = Self {
             addresses,
+            tls,
             current: 0,
             channel: None,
         };
@@ -112,6 +116,17 @@ impl Registry {
         &self.addresses[self.current].0
     }
 
+    /// Returns a connection to a node of the cluster, made as those to its registries are.
+    ///
+    /// # Errors
+    ///
+    /// An address that is none, or where nobody answers.
+    pub(crate) async fn node(&self, address: &str) -> Result<Channel, Status> {
+        let endpoint = channel::endpoint(address, self.tls.as_ref());
+        let endpoint = endpoint.map_err(|error| Status::unavailable(error.to_string()))?;
+        endpoint.connect().await.map_err(unreachable)
+    }
+
     /// Leaves the registry that answered last for the next one.
     pub(crate) fn leave(&mut self) {
         self.current = (self.current + 1) % self.addresses.len();
@@ -131,7 +146,7 @@ impl Registry {
         for _ in 0..self.addresses.len() {
             match self.ask(&ask).await {
                 Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) if is_absent(status.code()) => {
+                Err(status) if is_absent(&status) => {
                     attempts.push((self.address().to_owned(), status));
                     self.leave();
                 }
@@ -149,7 +164,7 @@ impl Registry {
             Some(channel) => channel.clone(),
             None => {
                 let endpoint = &self.addresses[self.current].1;
-                let channel = endpoint.connect().await.map_err(errors::unreachable)?;
+                let channel = endpoint.connect().await.map_err(unreachable)?;
                 self.channel.insert(channel).clone()
             }
         };
@@ -215,17 +230,13 @@ fn message(value: Value) -> Option<DynamicMessage> {
     }
 }
 
-/// Tells whether another registry may do better. One that is without its store answers UNAVAILABLE.
-fn is_absent(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::DeadlineExceeded)
+/// Tells whether another registry may do better. One that is without its store answers UNAVAILABLE; what
+/// has a source is no answer, but what the connection failed with.
+fn is_absent(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || status.source().is_some()
 }
 
-fn endpoint(address: &str, _context: &Context) -> anyhow::Result<Endpoint> {
-    let good = address.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    anyhow::ensure!(good, "registry {address:?} is no HOST:PORT");
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let endpoint = endpoint.map_err(|error| anyhow!("registry {address:?}: {error}"))?;
-    Ok(endpoint.connect_timeout(CONNECT_MAX))
+/// Says everything that is wrong with an address or the files of TLS.
+fn refuse(error: ChannelError) -> anyhow::Error {
+    Exit::Usage.because(anyhow::Error::new(error).context("the registry"))
 }

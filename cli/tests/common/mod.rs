@@ -57,16 +57,29 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts a registry at an address that only this test uses.
     pub(crate) fn start(address: &str) -> Self {
-        let mut cluster = Self {
-            directory: TempDir::new().unwrap(),
-            address: address.to_owned(),
-            registry: None,
-        };
+        let mut cluster = Self::new(address);
         cluster.run_registry(&[]);
         cluster
     }
 
+    /// The same, without a registry.
+    pub(crate) fn new(address: &str) -> Self {
+        Self {
+            directory: TempDir::new().unwrap(),
+            address: address.to_owned(),
+            registry: None,
+        }
+    }
+
+    /// Starts the registry and waits until it answers.
     pub(crate) fn run_registry(&mut self, arguments: &[&str]) {
+        self.spawn_registry(arguments);
+        eventually("the registry answers", || {
+            self.tandem(&["get", "sets"]).status == 0
+        });
+    }
+
+    pub(crate) fn spawn_registry(&mut self, arguments: &[&str]) {
         let registry = program()
             .args(["run", "registry", "--address", &self.address, "--state-dir"])
             .arg(self.directory.path().join("registry"))
@@ -74,9 +87,6 @@ impl Cluster {
             .stderr(self.log("registry"))
             .spawn();
         self.registry = Some(Process(registry.unwrap()));
-        eventually("the registry answers", || {
-            self.tandem(&["get", "sets"]).status == 0
-        });
     }
 
     /// Kills the registry.
