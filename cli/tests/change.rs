@@ -178,11 +178,11 @@ results:
         let lines: Vec<_> = said.lines().collect();
         assert_eq!(
             lines[0],
-            "tandem: b.yaml:17: document 4 (sets/3): detect_within: must be 200ms to 60s"
+            "tandem: b.yaml:16: document 4 (sets/3): detect_within: must be 200ms to 60s"
         );
         assert_eq!(
             lines.last().unwrap(),
-            &"b.yaml:22: document 5 (routes/x): results[1].set: sets/9 does not exist"
+            &"b.yaml:21: document 5 (routes/x): results[1].set: sets/9 does not exist"
         );
     }
     assert_eq!(cluster.tandem(&["get", "routes"]).with(0), "");

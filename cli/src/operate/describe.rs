@@ -6,7 +6,7 @@ use control::view::{Resources, View};
 use prost_reflect::Value;
 
 use super::kind_and_name;
-use super::status::{config_status, node_statuses, refusal, shown, standing};
+use super::status::{config_status, faults, node_statuses, refusal, shown, standing};
 use crate::exit::Exit;
 use crate::lines;
 use crate::registry::{Registry, Target};
@@ -40,6 +40,14 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Exit> {
     fields(&item)?;
     if let Name::Member(_) = &name {
         life(&mut registry, &item).await?;
+    }
+    let faults = faults(&mut registry).await?;
+    let faults = faults.iter().filter(|fault| fault.resource == item.name());
+    let faults: Vec<_> = faults
+        .flat_map(|fault| fault.refusals.iter().map(refusal))
+        .collect();
+    if !faults.is_empty() {
+        section("Written by hand since, and not counting", &faults)?;
     }
     let view = view(&all);
     if let (Name::Set(id), Some(view)) = (&name, &view) {

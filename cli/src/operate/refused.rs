@@ -2,6 +2,7 @@
 
 use anyhow::anyhow;
 use control::view::Refusal;
+use tonic::Code;
 
 use crate::registry::{CallError, Violation, violations};
 use crate::resource::document::{Document, Problem};
@@ -22,7 +23,14 @@ pub(super) fn explain(error: CallError, documents: &[Document]) -> anyhow::Error
             None => violation.reason.clone(),
         })
         .collect();
-    error.exit().because(anyhow!("{}", lines.join("\n")))
+    let said = lines.join("\n");
+    error
+        .exit()
+        .because(match status.code() == Code::FailedPrecondition {
+            // The lines are of resources that stay, and would lack what is to go.
+            true => anyhow!("something still needs it:\n{said}"),
+            false => anyhow!(said),
+        })
 }
 
 /// Returns what the registry would refuse, with its place if it is in a document.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use clap::Args;
 use control::registry::v1::status_service_client::StatusServiceClient;
 use control::registry::v1::{
-    ConfigStatus, GetConfigStatusRequest, ListNodeStatusesRequest, NodeStatus, Refusal,
+    ConfigStatus, Fault, GetConfigStatusRequest, ListFaultsRequest, ListNodeStatusesRequest,
+    NodeStatus, Refusal,
 };
 use prost::{Message, Name};
 
@@ -16,7 +17,8 @@ use crate::registry::{CallError, Registry, Target};
 use crate::resource::{Item, Kind, cell};
 
 pub(super) const EXAMPLES: &str = "\
-It is not well when a node refuses what it was sent, or a member that was alive is gone.
+It is not well when a node refuses what it was sent, when a member that was alive is gone, or when somebody
+wrote a value into the store by hand that does not count.
 
 Examples:
   tandem status                        where registry and nodes stand
@@ -36,6 +38,7 @@ struct Report {
     config: ConfigStatus,
     nodes: Vec<NodeStatus>,
     members: Vec<Item>,
+    faults: Vec<Fault>,
 }
 
 pub(super) async fn run(options: &Options) -> anyhow::Result<Exit> {
@@ -46,6 +49,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Exit> {
         members: registry
             .list(Kind::called("members").expect("a kind"))
             .await?,
+        faults: faults(&mut registry).await?,
     };
     match options.format.output {
         Output::Json => lines::say(report.json())?,
@@ -72,6 +76,23 @@ pub(super) async fn node_statuses(registry: &mut Registry) -> Result<Vec<NodeSta
         })
         .await?;
     Ok(answer.node_statuses)
+}
+
+pub(super) async fn faults(registry: &mut Registry) -> Result<Vec<Fault>, CallError> {
+    let (mut request, mut faults) = (ListFaultsRequest::default(), Vec::new());
+    loop {
+        let page = registry
+            .call(async |channel| {
+                let mut client = StatusServiceClient::new(channel);
+                client.list_faults(request.clone()).await
+            })
+            .await?;
+        faults.extend(page.faults);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            return Ok(faults);
+        }
+    }
 }
 
 /// Says where a node stands, in a few words.
@@ -108,7 +129,9 @@ impl Report {
     }
 
     fn is_well(&self) -> bool {
-        self.gone().next().is_none() && self.nodes.iter().all(|node| node.refused.is_none())
+        self.faults.is_empty()
+            && self.gone().next().is_none()
+            && self.nodes.iter().all(|node| node.refused.is_none())
     }
 
     fn json(&self) -> serde_json::Value {
@@ -116,6 +139,7 @@ impl Report {
         serde_json::json!({
             "config": value(&self.config),
             "nodes": nodes.collect::<Vec<_>>(),
+            "faults": self.faults.iter().map(value).collect::<Vec<_>>(),
             "well": self.is_well(),
         })
     }
@@ -139,6 +163,12 @@ impl Report {
             if !node.restart_needed.is_empty() {
                 let (name, settings) = (&node.node, node.restart_needed.join(", "));
                 lines::say(format_args!("\n{name} must be restarted for: {settings}"))?;
+            }
+        }
+        if !self.faults.is_empty() {
+            lines::say("\nwritten by hand, and not counting; what was accepted before does:")?;
+            for one in self.faults.iter().flat_map(|fault| &fault.refusals) {
+                lines::say(format_args!("  {}", refusal(one)))?;
             }
         }
         for member in self.gone() {

@@ -172,22 +172,22 @@ mod tests {
         assert_eq!(
             said(
                 "set",
-                "name: sets/1\nalgoritm: 4\nfirst_response: 200ms\nselector: {kind: router, x: 1}"
+                "name: sets/1\nalgoritm: 4\nfirst_response: 200ms\nselector: {kind: router}"
             ),
             [
                 "algoritm: DestinationSet has no such field; did you mean algorithm?",
                 "first_response: 200ms is no duration: seconds with an s, such as 0.2s or 30s",
                 "selector.kind: \"router\" is no value of it; did you mean MEMBER_KIND_ROUTER?",
-                "selector.x: MemberSelector has no such field; it has kind, cell, tags",
             ]
         );
         assert_eq!(
             said(
                 "route",
-                "name: routes/a\nmatch: {calledPrefix: +49}\nresults: {set: sets/1}"
+                "name: routes/a\nmatch: {calledPrefix: +49, x: 1}\nresults: {set: sets/1}"
             ),
             [
                 "match.calledPrefix: is no text as it stands here: put it in quotes",
+                "match.x: RouteMatch has no such field; it has domain, calledPrefix, callingPrefix, source",
                 "results: must be a list: \"- \" before each",
             ]
         );

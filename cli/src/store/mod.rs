@@ -7,8 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use store::{
-    COMMIT_BYTES_MAX, COMMIT_WRITES_MAX, Embedded, Entry, Etcd, OpenError, Point, Store,
-    StoreError, Write,
+    COMMIT_BYTES_MAX, COMMIT_WRITES_MAX, Embedded, Entry, Etcd, OpenError, Store, StoreError, Write,
 };
 use tandem_registry::StoreConfig;
 use tokio::time::timeout;
@@ -118,7 +117,7 @@ async fn migrate(
         Ok(Err(error)) => return Err(unavailable(place, Some(error))),
         Err(_) => return Err(unavailable(place, None)),
     };
-    if !found.entries.is_empty() || found.at != Point::default() {
+    if !found.entries.is_empty() || found.at.generation > 0 {
         return Err(anyhow!(
             "{place}: has a cluster {cluster:?} already, {} keys at generation {}. To do away with it: \
              etcdctl del --prefix /tandem/v1/{cluster}/",
@@ -183,6 +182,8 @@ fn unavailable(place: &str, error: Option<StoreError>) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use tempfile::tempdir;
+
+    use store::Point;
 
     use super::*;
 
