@@ -7,21 +7,19 @@ mod tandem;
 mod watch;
 
 use std::io;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
+use control::channel;
 use control::router::v1::VerifyReplicaRequest;
 use control::router::v1::replication_service_client::ReplicationServiceClient;
 use prost::{Message, Name};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::context::Contexts;
 use crate::exit::Exit;
 use crate::lines;
-
-/// How long a router may take to accept a connection.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +46,15 @@ pub(crate) struct Options {
         default_value = "127.0.0.1:7401"
     )]
     address: String,
+    /// The context whose TLS files are taken instead of the current one's
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "TANDEM_CONTEXT",
+        hide_env_values = true
+    )]
+    context: Option<String>,
     /// How it is printed; json is one object a line
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -81,9 +88,10 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Exit> {
     let Options {
         command,
         address,
+        context,
         output,
     } = options;
-    let router = connect(address).await?;
+    let router = connect(address, context.as_deref()).await?;
     match command {
         Command::Nodes => nodes::show(router, *output).await?,
         Command::Watch(options) => {
@@ -98,16 +106,19 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Exit> {
     Ok(Exit::Good)
 }
 
-async fn connect(address: &str) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .with_context(|| format!("--address {address}: is no HOST:PORT"))?;
-    let connected = endpoint.connect_timeout(CONNECT_MAX).connect().await;
-    connected.with_context(|| {
+async fn connect(address: &str, context: Option<&str>) -> anyhow::Result<Channel> {
+    let usage = |error: anyhow::Error| Exit::Usage.because(error);
+    let contexts = Contexts::load().map_err(usage)?;
+    let tls = contexts.choose(context).map_err(usage)?.tls();
+    let endpoint = channel::endpoint(address, tls.as_ref());
+    let endpoint = endpoint.map_err(|error| usage(anyhow!(error).context("--address")))?;
+    let connected = endpoint.connect().await.with_context(|| {
         format!(
             "no router answers at {address}: start it, or name the grpc.listen of another with \
              --address"
         )
-    })
+    });
+    connected.map_err(|error| Exit::Unavailable.because(error))
 }
 
 async fn verify(router: Channel, output: Output) -> anyhow::Result<bool> {
