@@ -1,4 +1,4 @@
-//! `tandem store migrate`, to a real etcd.
+//! Over a real etcd: `tandem store migrate`, and what is said of values that hands wrote.
 
 #![allow(clippy::unwrap_used, reason = "a test: panics are its verdict")]
 
@@ -6,7 +6,7 @@ mod common;
 #[path = "../../crates/store/tests/common/etcd.rs"]
 mod real;
 
-use common::Cluster;
+use common::{Cluster, eventually};
 use real::{Etcds, Setup};
 
 const SET: &str =
@@ -61,6 +61,43 @@ fn the_embedded_store_moves_into_etcd() {
         before
     );
     cluster.tandem(&["delete", "sets/2/destinations/a"]).with(0);
+}
+
+#[test]
+fn what_a_hand_wrote_and_does_not_count_is_shown() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let mut cluster = Cluster::new("127.0.244.2");
+    let endpoints = etcds.endpoints().join(",");
+    cluster.run_registry(&[
+        "--store-backend",
+        "etcd",
+        "--store-etcd-endpoints",
+        &endpoints,
+    ]);
+    cluster.tandem_with(&["apply", "-f", "-"], SET).with(0);
+    cluster.tandem(&["status"]).with(0);
+    let bad = r#"{"name":"sets/2","algorithm":5}"#;
+    etcds.ctl(&["put", "/tandem/v1/tandem/config/sets/2", bad]);
+    eventually("the fault is noticed", || {
+        cluster.tandem(&["status"]).status == 1
+    });
+    let status = cluster.tandem(&["status"]).with(1);
+    assert!(status.contains("  sets/2: algorithm: "), "{status}");
+    let described = cluster.tandem(&["describe", "sets/2"]).with(0);
+    assert!(
+        described.contains("\nWritten by hand since, and not counting:\n  sets/2: algorithm: "),
+        "{described}"
+    );
+    // What was accepted before counts still; writing it again heals.
+    assert_eq!(
+        cluster.tandem(&["get", "sets/2", "-o", "yaml"]).with(0),
+        "name: sets/2\nalgorithm: 4\n"
+    );
+    let set = SET.replace("algorithm: 4", "algorithm: 8");
+    cluster.tandem_with(&["apply", "-f", "-"], &set).with(0);
+    eventually("it is healed", || cluster.tandem(&["status"]).status == 0);
 }
 
 #[test]

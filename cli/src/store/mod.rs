@@ -28,8 +28,8 @@ Examples:
   tandem store migrate --config registry.toml
   tandem store migrate --config registry.toml --from /var/lib/tandem/registry.redb";
 
-/// Keys that are leased by nodes and callers.
-const LEASED: [&str; 3] = ["alive/", "status/", "requests/"];
+/// Keys that members lease. Notes, which are leased too, are in no listing.
+const LEASED: &str = "alive/";
 /// A registry that finds a store without it begins a new cluster; so it comes last, and whoever
 /// starts too early makes the next commit fail.
 const CLUSTER_KEY: &str = "secrets/cluster-key";
@@ -105,7 +105,7 @@ async fn migrate(
     dry_run: bool,
 ) -> anyhow::Result<Exit> {
     let stored = source.list("").await.context("the embedded store")?;
-    let is_leased = |entry: &Entry| LEASED.iter().any(|prefix| entry.key.starts_with(prefix));
+    let is_leased = |entry: &Entry| entry.key.starts_with(LEASED);
     let (leased, kept): (Vec<_>, Vec<_>) = stored.entries.into_iter().partition(is_leased);
     if !kept.iter().any(|entry| entry.key == CLUSTER_KEY) {
         return Err(anyhow!(
