@@ -120,7 +120,7 @@ fn ten_thousand_operations_on_all_nodes_leave_one_content() {
             "{key:?} is {held}, not of {values:?}"
         );
     }
-    bus.assert_no_complaints(&[]);
+    bus.assert_no_complaints();
 }
 
 /// Plans what is done on a node.
