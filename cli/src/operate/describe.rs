@@ -70,14 +70,14 @@ fn section(title: &str, entries: &[String]) -> anyhow::Result<Exit> {
 }
 
 fn fields(item: &Item) -> anyhow::Result<()> {
-    lines::say(format_args!("{:<22} {}", "Kind:", item.kind.title()))?;
+    lines::say(format_args!("{:<23} {}", "Kind:", item.kind.title()))?;
     for field in item.kind.message.fields() {
         let head = format!("{}:", field.name());
         let values = match item.message.get_field(&field).as_list() {
             // Each on a line of its own.
             Some(values) if values.len() > 1 => values.to_vec(),
             _ => {
-                lines::say(format_args!("{head:<22} {}", cell(&item.message, &field)))?;
+                lines::say(format_args!("{head:<23} {}", cell(&item.message, &field)))?;
                 continue;
             }
         };
@@ -85,7 +85,7 @@ fn fields(item: &Item) -> anyhow::Result<()> {
             let mut one = item.message.clone();
             one.set_field(&field, Value::List(vec![value]));
             let head = if i == 0 { head.as_str() } else { "" };
-            lines::say(format_args!("{head:<22} {}", cell(&one, &field)))?;
+            lines::say(format_args!("{head:<23} {}", cell(&one, &field)))?;
         }
     }
     Ok(())
