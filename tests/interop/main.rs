@@ -25,3 +25,4 @@ mod sipp;
 mod strangers;
 mod system;
 mod tap;
+mod thousand;

@@ -59,6 +59,17 @@ impl Raw {
         }
     }
 
+    /// Receives the next message whose first line begins like this; nothing once the socket is closed
+    /// or silent for long.
+    pub(crate) fn receive_any(&self, wanted: &str) -> Option<(String, SocketAddr)> {
+        loop {
+            let received = self.next(Duration::from_secs(60))?;
+            if received.0.starts_with(wanted) {
+                return Some(received);
+            }
+        }
+    }
+
     /// Receives the next final response to a request.
     pub(crate) fn receive_final(&self) -> String {
         loop {

@@ -63,6 +63,8 @@ impl Places {
                 ("registry-2", place(2)),
                 ("carrier", place(10)),
                 ("sbc", place(20)),
+                ("sbc-2", place(21)),
+                ("sbc-3", place(22)),
                 ("router-1", place(31)),
                 ("router-2", place(32)),
                 ("kamailio-1", place(33)),
@@ -127,7 +129,7 @@ impl Places {
 fn face(name: &str) -> u16 {
     match name {
         "registry" | "registry-2" => 0,
-        "sbc" => 2,
+        "sbc" | "sbc-2" | "sbc-3" => 2,
         _ => 1,
     }
 }
@@ -202,7 +204,7 @@ impl System {
             "[grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\""
         )
         .unwrap();
-        if name == "sbc" {
+        if name.starts_with("sbc") {
             let [carrier, ipbx] = ["carrier", "ipbx"].map(|name| self.places.of(name).ip);
             writeln!(text, "[sip]\nallow = [\"{carrier}\", \"{ipbx}\"]").unwrap();
         }

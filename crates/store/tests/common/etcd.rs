@@ -194,6 +194,25 @@ impl Etcds {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Forgets every revision before the current one.
+    pub(crate) fn compact(&self) {
+        let status = self.ctl(&["endpoint", "status", "--write-out=json"]);
+        let (_, rest) = status.split_once("\"revision\":").expect("a revision");
+        let revision: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        self.ctl(&["compact", &revision, "--physical=true"]);
+    }
+
+    /// Takes every lease away, with what hangs on it; returns how many there were.
+    pub(crate) fn revoke_leases(&self) -> usize {
+        let listed = self.ctl(&["lease", "list"]);
+        // The first line counts them. One may end by itself meanwhile.
+        let gone = |lease: &&str| {
+            let revoked = self.ctl_at(&self.endpoints().join(","), &["lease", "revoke", lease]);
+            revoked.status.success()
+        };
+        listed.lines().skip(1).filter(gone).count()
+    }
+
     /// Saves a snapshot; returns its file.
     pub(crate) fn save(&self) -> PathBuf {
         let file = self.directory.path().join("snapshot.db");
