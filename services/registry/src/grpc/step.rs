@@ -8,8 +8,11 @@ use prost::Message;
 
 use crate::state::State;
 
-/// Most bytes of resources in one part of a snapshot; one resource more than that goes alone.
-pub(super) const PART_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes of resources in one part of a snapshot; one resource more than that goes alone. A stream
+/// keeps a buffer of the size of the largest message it ever sent, so parts are small.
+const PART_BYTES_MAX: usize = 16 * 1024;
+/// Most bytes of a change; more goes as a snapshot, in parts.
+pub(super) const CHANGE_BYTES_MAX: usize = 64 * 1024;
 
 /// How to get to a state.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,7 +70,7 @@ mod tests {
         let route = |i: usize| Resource {
             resource: Some(Kind::Route(Route {
                 name: format!("routes/{i}"),
-                etag: "x".repeat(300_000),
+                etag: "x".repeat(5_000),
                 ..Default::default()
             })),
         };

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Face;
 use super::outgoing::{Answers, Outgoing, outgoing};
-use super::step::{PART_BYTES_MAX, Step, parts_of, step};
+use super::step::{CHANGE_BYTES_MAX, Step, parts_of, step};
 use crate::catalog::Catalog;
 use crate::refused::{Refused, invalid};
 use crate::state::State;
@@ -75,12 +75,11 @@ async fn serve(
     };
     let known = hello.position.map_or(0, |position| position.generation);
     catalog.catch_up(known).await?;
+    let asked = SnapshotReason::try_from(hello.reason).unwrap_or_default();
+    // Not kept for the life of the stream: a thousand nodes would keep a thousand states.
     let first = Arc::clone(&states.borrow_and_update());
-    node.greet(
-        &first,
-        SnapshotReason::try_from(hello.reason).unwrap_or_default(),
-    )
-    .await?;
+    node.greet(&first, asked).await?;
+    drop(first);
     let mut quiet_since = Instant::now();
     loop {
         let limit = if node.owes_answer {
@@ -173,7 +172,7 @@ impl Node<'_> {
                 None => change.deleted.push(name.to_string()),
             }
         }
-        if change.encoded_len() > PART_BYTES_MAX {
+        if change.encoded_len() > CHANGE_BYTES_MAX {
             return self.send_snapshot(state, SnapshotReason::HistoryLost).await;
         }
         self.send(sync_config_response::Message::Change(change))

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::Face;
 use super::outgoing::{Answers, Outgoing, outgoing};
-use super::step::{PART_BYTES_MAX, Step, parts_of, step};
+use super::step::{CHANGE_BYTES_MAX, Step, parts_of, step};
 use super::sync::{BOOKMARK_INTERVAL, SLOW_WATCHER_AFTER};
 use crate::catalog::Catalog;
 use crate::refused::{Refused, invalid};
@@ -110,6 +110,8 @@ impl Watcher<'_> {
         loop {
             let state = Arc::clone(&states.borrow_and_update());
             self.catch_up(&state).await?;
+            // Not kept while nothing happens: it may be the last to hold it.
+            drop(state);
             tokio::select! {
                 changed = states.changed() => changed.map_err(|_| Refused::ShuttingDown)?,
                 status = self.say_where(catalog) => return Err(status),
@@ -148,7 +150,7 @@ impl Watcher<'_> {
                         None => change.deleted.push(name.to_string()),
                     }
                 }
-                if change.encoded_len() > PART_BYTES_MAX {
+                if change.encoded_len() > CHANGE_BYTES_MAX {
                     let reason = SnapshotReason::HistoryLost;
                     self.send_snapshot(state, reason).await?;
                 } else if !(change.changed.is_empty() && change.deleted.is_empty()) {
