@@ -358,3 +358,34 @@ fn one_node_is_asked_at_a_time() {
         assert!(pair[1].at - pair[0].at >= ms(2_000));
     }
 }
+
+#[test]
+fn a_node_that_asks_is_answered_by_one_after_the_other() {
+    for (kamailios, members, wait) in [(1, 0, 0), (2, 0, 1), (1, 2, 2), (2, 1, 2)] {
+        let mut world = World::settled(40, &[V56, V56][..kamailios]);
+        let lower = (0..members).map(|i| format!("10.0.0.0:{}", 5062 + i).parse().unwrap());
+        let lower = lower.collect();
+        world.write(|_, replica| replica.set_members(&lower));
+        world.set(LONG, "k", "v");
+        world.run(ms(500));
+        world.said.clear();
+        world.kamailio(0, |now, it| {
+            it.restart();
+            it.sync(now);
+        });
+        let asked = world.now;
+        world.run(ms(10_000));
+        let told = world.said.iter().find(|said| {
+            let word = said.word();
+            said.to == stock(0) && word.starts_with("CELLS")
+        });
+        let after = told.unwrap().at - asked;
+        let expected = ms(1000 * wait);
+        assert!(
+            (expected..expected + ms(500)).contains(&after),
+            "{kamailios} Kamailios, {members} members before us: {after:?}"
+        );
+        let table = &world.kamailios[0].tables[LONG.as_bytes()];
+        assert!(table.entries.contains_key(&b"k"[..]));
+    }
+}

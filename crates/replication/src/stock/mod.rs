@@ -453,7 +453,9 @@ impl Channel {
         let later = nodes.filter_map(|node| node.later.first().map(|(at, _)| *at));
         let asking = self.asking.as_ref().map(Asking::poll_timeout);
         let wanted = || self.nodes.values().filter_map(Node::wanted_at).min();
+        let answers = self.nodes.values().filter_map(Node::answer_at);
         later
+            .chain(answers)
             .chain(asking.or_else(wanted))
             .chain(self.held_back.poll_timeout())
             .chain(self.early.poll_timeout())

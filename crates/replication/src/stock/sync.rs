@@ -4,7 +4,8 @@
 //! about tables at once have put keys into its askers twice (PROTOCOL 9.5): so one node is asked, then
 //! the next. It is asked once when it is first heard of and once after each return; for tables also
 //! after it has not taken an operation, at most once a minute. It is answered alone, one small batch
-//! of cells after the other; dialogs are told it as any other news.
+//! of cells after the other, and not at the same time as others answer it: Kamailio nodes do at once,
+//! then one Tandem node after the other. Dialogs are told it as any other news.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -29,6 +30,10 @@ const FULL_BATCH_BYTES: usize = 50_000;
 
 /// An answer that has not ended by then is given up.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
+
+/// Between the answers of two nodes that are asked for tables at once: two that give a Kamailio the
+/// same new key at one moment have put it there twice.
+const ANSWERS_APART: Duration = Duration::from_secs(1);
 
 /// Between two requests for tables to one node.
 pub(super) const TABLES_AGAIN: Duration = Duration::from_secs(60);
@@ -122,6 +127,8 @@ impl Asking {
 pub(super) struct CellsAnswer {
     keys: VecDeque<EntryKey>,
     bodies: VecDeque<Bytes>,
+    /// Nothing is sent before that.
+    begins: Option<Instant>,
     is_begun: bool,
     is_in_flight: bool,
 }
@@ -201,14 +208,21 @@ fn estimate(cell: &Cell) -> usize {
 }
 
 impl Node {
-    /// It asked for cells.
-    pub(super) fn answer_tables(&mut self, now: Now, replica: &Replica, table: Option<&Bytes>) {
+    /// It asked for cells, and so many others answer before us.
+    pub(super) fn answer_tables(
+        &mut self,
+        now: Now,
+        replica: &Replica,
+        table: Option<&Bytes>,
+        before_us: u32,
+    ) {
         let is_in_flight = self
             .answer
             .as_ref()
             .is_some_and(|answer| answer.is_in_flight);
         let mut answer = CellsAnswer::new(now, replica, table);
         answer.is_in_flight = is_in_flight;
+        answer.begins = (before_us > 0).then(|| now.monotonic + ANSWERS_APART * before_us);
         self.answer = Some(answer);
         self.syncs_answered += 1;
     }
@@ -222,9 +236,10 @@ impl Node {
         let Some(answer) = &mut self.answer else {
             return;
         };
-        if answer.is_in_flight {
+        if answer.is_in_flight || answer.begins.is_some_and(|at| at > line.now.monotonic) {
             return;
         }
+        answer.begins = None;
         let Some(body) = answer.next(line.now, replica, last_modified) else {
             self.answer = None;
             return;
@@ -239,6 +254,11 @@ impl Node {
             }
         }
         answer.bodies.pop_front();
+    }
+
+    /// Returns when the answer begins that waits for those of others.
+    pub(super) fn answer_at(&self) -> Option<Instant> {
+        self.answer.as_ref().filter(|_| self.is_up)?.begins
     }
 
     /// A batch of cells was answered; without an answer the rest is not sent.
