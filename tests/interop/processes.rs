@@ -52,6 +52,14 @@ fn check_prints_every_value_with_its_source() {
         ("log.filter", "info", "default"),
         ("log.format", "text", "default"),
         ("drain_timeout", "7s", "TANDEM_DRAIN_TIMEOUT"),
+        ("grpc.roles.viewer", "spiffe://*/tandem/viewer/*", "default"),
+        (
+            "grpc.roles.operator",
+            "spiffe://*/tandem/operator/*",
+            "default",
+        ),
+        ("grpc.roles.node", "spiffe://*/tandem/node/*", "default"),
+        ("grpc.trust_forwarded_client_cert", "false", "default"),
     ] {
         let line = format!("{key} = {value:?} ");
         let line = out.lines().find(|found| found.starts_with(&line));
@@ -61,7 +69,7 @@ fn check_prints_every_value_with_its_source() {
             .unwrap_or_else(|| panic!("no source: {line}"));
         assert!(said.contains(source), "{key} comes from {source}: {line}");
     }
-    assert_eq!(out.lines().count(), 16, "one line for each setting\n{out}");
+    assert_eq!(out.lines().count(), 20, "one line for each setting\n{out}");
 }
 
 #[test]

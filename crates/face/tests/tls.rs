@@ -97,6 +97,21 @@ async fn a_renewed_certificate_counts_for_new_connections_and_a_bad_one_does_not
 }
 
 #[tokio::test]
+async fn a_client_that_connects_again_has_what_its_files_hold_then() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let face = serve("127.0.22.9", &new.mutual("127.0.22.9")).await;
+    let tls = old.client("tandem/operator/anna");
+    assert!(face.connect(Some(&tls)).await.is_err());
+    let renewed = new.client("tandem/operator/anna");
+    replace(&tls.ca, std::fs::read(renewed.ca).unwrap());
+    let (files, renewed) = (tls.identity.as_ref().unwrap(), renewed.identity.unwrap());
+    replace(&files.0, std::fs::read(renewed.0).unwrap());
+    replace(&files.1, std::fs::read(renewed.1).unwrap());
+    let mut cells = face.cells(Some(&tls)).await;
+    cells.create_cell(create("cells/a")).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_does_not_finish_the_handshake_holds_nobody_up() {
     let ours = Authority::new();
     let mut config = with_tls(ours.server("127.0.22.5"));
