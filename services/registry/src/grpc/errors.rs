@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use control::view::Refusal;
+use face::errors::DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::refused::Refused;
 
-/// The `domain` of every `ErrorInfo`.
-const DOMAIN: &str = "tandem";
 /// When a request that the store had no answer for may be tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// When a request that others were faster than may be tried again.
