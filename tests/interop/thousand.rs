@@ -27,8 +27,9 @@ const NODES: usize = 1000;
 /// Nodes that register at the same time.
 const AT_ONCE: usize = 32;
 const CHANGES: u32 = 50;
-/// What a node may cost the registry.
-const BYTES_MAX: usize = 64 * 1024;
+/// What a node may cost the registry: half of it are the buffers of its connection, the rest is what the
+/// allocator keeps of the many states that were there while the nodes joined.
+const BYTES_MAX: usize = 80 * 1024;
 const P99_MAX: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -6,6 +6,7 @@
 pub mod bind;
 pub mod channel;
 pub mod client;
+pub mod codec;
 pub mod json;
 pub mod mask;
 pub mod name;

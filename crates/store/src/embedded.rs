@@ -24,6 +24,9 @@ use crate::{
 
 /// Full key to: generation that wrote it, lease in milliseconds (0 for none), value.
 const TABLE: TableDefinition<'_, &str, (u64, u64, &[u8])> = TableDefinition::new("tandem");
+/// What the database may keep of its file in memory. Everything is read once, at the start, and only
+/// written later.
+const CACHE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Wait before an expiry that failed is tried again.
 const EXPIRY_RETRY: Duration = Duration::from_secs(1);
 
@@ -155,7 +158,9 @@ impl Inner {
             path: path.clone(),
             source: Box::new(error),
         };
-        let database = match Database::create(&path) {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES_MAX);
+        let database = match builder.create(&path) {
             Ok(database) => database,
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::Held { path }),
             Err(error) => return Err(failed(error.into())),

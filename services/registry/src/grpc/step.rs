@@ -10,7 +10,7 @@ use crate::state::State;
 
 /// Most bytes of resources in one part of a snapshot; one resource more than that goes alone. A stream
 /// keeps a buffer of the size of the largest message it ever sent, so parts are small.
-const PART_BYTES_MAX: usize = 16 * 1024;
+const PART_BYTES_MAX: usize = 4 * 1024;
 /// Most bytes of a change; more goes as a snapshot, in parts.
 pub(super) const CHANGE_BYTES_MAX: usize = 64 * 1024;
 
@@ -40,8 +40,10 @@ pub(super) fn step(from: Option<Position>, state: &State) -> Step<'_> {
     Step::Snapshot(reason)
 }
 
-/// Cuts the resources into parts; at least one, which may be empty.
-pub(super) fn parts_of<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<Vec<Resource>> {
+/// Cuts the resources into parts, to be copied one part at a time; at least one, which may be empty.
+pub(super) fn parts_of<'a>(
+    resources: impl Iterator<Item = &'a Resource>,
+) -> Vec<Vec<&'a Resource>> {
     let mut parts = vec![Vec::new()];
     let mut bytes = 0;
     for resource in resources {
@@ -52,7 +54,7 @@ pub(super) fn parts_of<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec
         }
         bytes += more;
         if let Some(part) = parts.last_mut() {
-            part.push(resource.clone());
+            part.push(resource);
         }
     }
     parts
@@ -70,14 +72,14 @@ mod tests {
         let route = |i: usize| Resource {
             resource: Some(Kind::Route(Route {
                 name: format!("routes/{i}"),
-                etag: "x".repeat(5_000),
+                etag: "x".repeat(1_200),
                 ..Default::default()
             })),
         };
         let routes: Vec<_> = (0..10).map(route).collect();
         let parts = parts_of(routes.iter());
         assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 3, 1]);
-        assert_eq!(parts.concat(), routes);
-        assert_eq!(parts_of([].iter()), [Vec::new()]);
+        assert_eq!(parts.concat(), routes.iter().collect::<Vec<_>>());
+        assert_eq!(parts_of([].iter()), [Vec::<&Resource>::new()]);
     }
 }

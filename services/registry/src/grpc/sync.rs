@@ -190,7 +190,7 @@ impl Node<'_> {
                 position: Some(state.position),
                 reason: reason.into(),
                 cluster_key: state.resources.cluster_key.to_vec(),
-                resources,
+                resources: resources.into_iter().cloned().collect(),
                 complete: parts.peek().is_none(),
             };
             self.send(sync_config_response::Message::Snapshot(part))

@@ -172,7 +172,7 @@ impl Watcher<'_> {
                 position: Some(state.position),
                 reason: reason.into(),
                 cluster_key: Vec::new(),
-                resources,
+                resources: resources.into_iter().cloned().collect(),
                 complete: parts.peek().is_none(),
             };
             self.send(watch_response::Message::Snapshot(part)).await?;
