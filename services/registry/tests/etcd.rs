@@ -23,7 +23,7 @@ use control::registry::v1::{
     ListDestinationSetsRequest, Resource, Route, RouteResult, UpdateDestinationSetRequest,
     route_result,
 };
-use control::view::{Liveness, MemberState};
+use control::view::{Liveness, MemberState, View};
 use real::{Etcds, Setup};
 use store::{Etcd, EtcdConfig, Store};
 use tandem_registry::{Config, StoreConfig};
@@ -235,8 +235,28 @@ async fn a_restored_etcd_is_served_by_both_alike() {
     .await;
     put_set(&registries[0], "kept", 0).await;
     let snapshot = etcds.save();
+    let younger = tempfile::tempdir().unwrap();
+    let young = session(common::node("young", &registries[1], younger.path())).await;
     put_set(&registries[0], "lost", 0).await;
     reaches(&mut view, "the later set", has_set("lost")).await;
+    let is_young = liveness("young", Liveness::Alive);
+    reaches(&mut view, "the later node", is_young).await;
+    // Nobody who is well is dropped on the way, although the restored store has never heard of one.
+    let mut every = young.view();
+    reaches(&mut every, "itself", liveness("young", Liveness::Alive)).await;
+    let both_stay = |mut views: tokio::sync::watch::Receiver<std::sync::Arc<View>>| {
+        tokio::spawn(async move {
+            while views.changed().await.is_ok() {
+                let seen = views.borrow_and_update().clone();
+                let stays = ["router-a", "young"].map(|id| seen.member(id).is_some());
+                assert_eq!(stays, [true, true], "generation {}", seen.generation);
+                if seen.set("new").is_some() && liveness("young", Liveness::Alive)(&seen) {
+                    return;
+                }
+            }
+        })
+    };
+    let stay = [both_stay(node.view()), both_stay(every)];
     etcds.restore(&snapshot);
     eventually("the store is up", || async {
         component(&registries[1], "store").await == ServingStatus::Serving
@@ -250,12 +270,19 @@ async fn a_restored_etcd_is_served_by_both_alike() {
         view.set("lost").is_none() && view.set("new").is_some() && view.set("kept").is_some()
     })
     .await;
-    assert!(view.borrow().member("router-a").is_some());
+    for stays in stay {
+        let stays = timeout(PATIENCE, stays).await;
+        stays.expect("it sees the new view").expect("both stayed");
+    }
     are_equal(&registries).await;
-    let position = registries[0].status().await.position.unwrap();
-    eventually("the node has the same", || async {
-        view.borrow().checksum == position.checksum
-            || registries[0].status().await.nodes_in_force == 1
+    eventually("both nodes have it, too", || async {
+        registries[0].status().await.nodes_in_force == 2
+    })
+    .await;
+    eventually("all checksums are equal", || async {
+        let position = registries[0].status().await.position.unwrap();
+        let sums = [node.view(), young.view()].map(|view| view.borrow().checksum);
+        sums == [position.checksum; 2]
     })
     .await;
 }

@@ -563,3 +563,59 @@ async fn a_node_goes_on_from_its_position_or_gets_everything() {
         Code::NotFound
     );
 }
+
+#[tokio::test]
+async fn a_router_is_in_the_set_the_moment_it_registers_as_the_rules_say() {
+    let registry = registry("127.0.7.151").await;
+    let directory = tempfile::tempdir().unwrap();
+    let watcher = session(node("watcher", &registry, directory.path())).await;
+    let set = DestinationSet {
+        name: "sets/east".into(),
+        selector: Some(MemberSelector {
+            zone: "east".into(),
+            rules: vec![
+                SelectorRule {
+                    cell: "big".into(),
+                    priority: 5,
+                    weight: Some(7),
+                    ..SelectorRule::default()
+                },
+                SelectorRule {
+                    priority: 1,
+                    ..SelectorRule::default()
+                },
+            ],
+            ..MemberSelector::default()
+        }),
+        ..DestinationSet::default()
+    };
+    let request = CreateDestinationSetRequest {
+        destination_set: Some(set),
+        ..CreateDestinationSetRequest::default()
+    };
+    let channel = registry.channel().await;
+    let mut sets = DestinationSetServiceClient::new(channel);
+    sets.create_destination_set(request).await.unwrap();
+    let mut sessions = Vec::new();
+    for (id, zone, cell) in [
+        ("west", "west", "big"),
+        ("small", "east", "default"),
+        ("big", "east", "big"),
+    ] {
+        let directory = directory.path().join(id);
+        let config = control::client::NodeConfig {
+            zone: zone.into(),
+            cell: cell.into(),
+            ..node(id, &registry, &directory)
+        };
+        sessions.push(session(config).await);
+    }
+    let found = |view: &View| {
+        let destinations = view.destinations_of("east").into_iter();
+        let found = destinations.map(|one| (one.id, one.priority, one.weight));
+        found.collect::<Vec<_>>()
+    };
+    let wanted = [("big".to_owned(), 5, 7), ("small".to_owned(), 1, 1)];
+    let mut view = watcher.view();
+    reaches(&mut view, "both of the east", |view| found(view) == wanted).await;
+}

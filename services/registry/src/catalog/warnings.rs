@@ -1,6 +1,7 @@
 //! What is accepted and yet probably not meant, because it depends on the moment: the order in which
 //! things are set up is free.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 
 use control::name::Name;
@@ -15,7 +16,7 @@ pub(super) fn warnings(
     names: &[Name],
 ) -> Vec<Warning> {
     let touched: BTreeSet<&Name> = names.iter().collect();
-    let was = before.to_view().unwrap_or_default();
+    let was = LazyCell::new(|| before.to_view().unwrap_or_default());
     let mut warnings = Vec::new();
     let mut idle = BTreeSet::new();
     for set in &view.sets {
