@@ -7,9 +7,11 @@ mod bus;
 mod context;
 mod demo;
 mod dispatcher;
+mod ends;
 mod exit;
 mod lines;
 mod operate;
+mod ready;
 mod registry;
 mod resource;
 mod store;
@@ -48,6 +50,14 @@ fn main() -> ExitCode {
             Some(("registry", matches)) => return tandem_registry::main_with(matches),
             Some(("router", matches)) => host::main::<Router>(matches).map(|()| Exit::Good),
             Some(("sbc", matches)) => host::main::<Sbc>(matches).map(|()| Exit::Good),
+            Some(("carrier", matches)) => ends::carrier::Options::from_arg_matches(matches)
+                .map_err(anyhow::Error::from)
+                .and_then(ends::carrier::run)
+                .map(Exit::good_if),
+            Some(("ipbx", matches)) => ends::ipbx::Options::from_arg_matches(matches)
+                .map_err(anyhow::Error::from)
+                .and_then(ends::ipbx::run)
+                .map(Exit::good_if),
             _ => unreachable!("clap asks for one of them"),
         },
         Some(("completion", matches)) => {
@@ -76,6 +86,7 @@ fn run(all: &ArgMatches) -> anyhow::Result<Exit> {
     match name {
         "bus" => wait_for(bus::run(&bus::Options::from_arg_matches(matches)?)),
         "demo" => demo::run(&demo::Options::from_arg_matches(matches)?).map(Exit::good_if),
+        "ready" => ready::run(&ready::Options::from_arg_matches(matches)?).map(Exit::good_if),
         "context" => context::run(&context::Options::from_arg_matches(matches)?),
         "store" => wait_for(store::run(matches)),
         "import" => wait_for(dispatcher::import(&FromArgMatches::from_arg_matches(
@@ -102,13 +113,21 @@ fn is_enough(error: &anyhow::Error) -> bool {
 }
 
 fn command() -> Command {
+    let carrier = ends::carrier::Options::augment_args(Command::new("carrier"))
+        .about("Places calls and counts what becomes of them; fails if one of them does");
+    let ipbx = ends::ipbx::Options::augment_args(Command::new("ipbx"))
+        .about("Answers calls and counts what becomes of them; fails if one of them does");
+    let ready = ready::Options::augment_args(Command::new("ready"))
+        .about("Asks a process whether it is ready, and what it is missing");
     let run = Command::new("run")
-        .about("Runs one service until SIGTERM")
+        .about("Runs one service, or one end of test calls, until SIGTERM")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(tandem_registry::command().name("registry"))
         .subcommand(host::command::<Router>().name("router"))
-        .subcommand(host::command::<Sbc>().name("sbc"));
+        .subcommand(host::command::<Sbc>().name("sbc"))
+        .subcommand(carrier)
+        .subcommand(ipbx);
     let demo = demo::Options::augment_args(Command::new("demo"))
         .about("Places calls, kills the router under them, and shows that none is lost")
         .long_about(None::<&str>);
@@ -146,6 +165,7 @@ fn command() -> Command {
         .subcommand(store::command())
         .subcommand(bus)
         .subcommand(run)
+        .subcommand(ready)
         .subcommand(demo)
         .subcommand(completion)
 }

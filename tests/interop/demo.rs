@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::quiet::{alone, binary, say};
+use crate::quiet::{alone, binary, say, shared};
 
 #[test]
 fn the_demo_loses_no_call_when_it_kills_a_router() {
@@ -29,12 +29,34 @@ fn the_demo_without_a_fault_is_plain() {
     assert!(summary["killed"].is_null(), "{summary}");
 }
 
+#[test]
+fn the_demo_over_etcd_loses_no_call_either() {
+    let Some(_permit) = alone(&["etcd"]) else {
+        return;
+    };
+    let summary = demo("kill --etcd");
+    assert_eq!(summary["store"], "etcd", "{summary}");
+    assert!(number(&summary, "served_by_heir") > 0, "{summary}");
+}
+
+#[test]
+fn the_demo_over_etcd_says_how_to_get_etcd() {
+    let Some(_permit) = shared(&[]) else { return };
+    let run = Command::new(binary())
+        .args(["demo", "--etcd"])
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    let err = text(&run.stderr);
+    assert_eq!(run.status.code(), Some(2), "{err}");
+    assert!(err.contains("apt-get install etcd-server"), "{err}");
+}
+
 /// Runs the demo and returns its summary; what is said of every run holds for this one.
 fn demo(fault: &str) -> Value {
     let words = "demo --calls 400 --rate 100 --hold 2 --json --fault";
     let run = Command::new(binary())
-        .args(words.split(' '))
-        .arg(fault)
+        .args(words.split(' ').chain(fault.split(' ')))
         .output()
         .unwrap();
     let (out, err) = (text(&run.stdout), text(&run.stderr));

@@ -26,3 +26,4 @@ mod strangers;
 mod system;
 mod tap;
 mod thousand;
+mod units;

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout)] // a command line
 
 mod bench;
+mod compose;
 mod setup;
 mod shell;
 
@@ -29,6 +30,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Brings everything up in containers and goes through compose/README.md with calls running
+    ComposeTest(compose::Arguments),
     /// Writes the tables of docs/configuration.md anew, from what the program says of its settings
     Docs,
     /// Measures
@@ -46,6 +49,7 @@ fn main() -> Result<()> {
     match Arguments::parse().chore {
         Chore::Setup => setup::run(),
         Chore::Test { arguments } => test(&arguments),
+        Chore::ComposeTest(arguments) => compose::test(&arguments),
         Chore::Docs => docs(),
         Chore::Bench(Bench::Peer(arguments)) => bench::peer(&arguments),
     }
@@ -68,5 +72,13 @@ fn test(arguments: &[OsString]) -> Result<()> {
             .args(["test", "--workspace"])
             .args(arguments)
             .env("TANDEM_PEERS", "1"),
-    )
+    )?;
+    match compose::missing() {
+        _ if !arguments.is_empty() => Ok(()),
+        Some(reason) => {
+            println!("left out: compose-test: {reason}");
+            Ok(())
+        }
+        None => compose::test(&compose::Arguments::default()),
+    }
 }

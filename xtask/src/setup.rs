@@ -7,8 +7,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
-/// Debian's packages, and the file that shows that one is there, whoever installed it.
-const PACKAGES: [(&str, &[&str]); 7] = [
+/// A package of Debian's, and the files of which one shows that it is there, whoever installed it.
+type Package = (&'static str, &'static [&'static str]);
+
+/// What `compose-test` needs beside a Docker engine and Compose.
+pub(crate) const FOR_COMPOSE: &[Package] = &[("debootstrap", &["/usr/sbin/debootstrap"])];
+
+const PACKAGES: &[Package] = &[
     (
         "kamailio",
         &["/usr/sbin/kamailio", "/usr/local/sbin/kamailio"],
@@ -31,10 +36,9 @@ const PACKAGES: [(&str, &[&str]); 7] = [
     ("python3", &["/usr/bin/python3", "/usr/local/bin/python3"]),
 ];
 
-/// Installs what is missing; if that cannot be done from here, fails with the command that does it.
-/// The client in Python is not needed: without it, its test says that it was left out.
+/// Installs what tests and benchmarks need. The client in Python is not needed: without it, its test says that it was left out.
 pub(crate) fn run() -> Result<()> {
-    packages()?;
+    install(PACKAGES)?;
     if let Err(error) = python() {
         println!("setup: no gRPC client in Python: {error:#}");
     }
@@ -57,8 +61,9 @@ fn python() -> Result<()> {
     shell::run(install.arg(requirements))
 }
 
-fn packages() -> Result<()> {
-    let missing = missing();
+/// Installs what is missing; if that cannot be done from here, fails with the command that does it.
+pub(crate) fn install(packages: &[Package]) -> Result<()> {
+    let missing = missing(packages);
     if missing.is_empty() {
         println!("setup: everything is there");
         return Ok(());
@@ -93,15 +98,15 @@ fn packages() -> Result<()> {
         missing.as_slice(),
     ]
     .concat())?;
-    match self::missing().as_slice() {
+    match self::missing(packages).as_slice() {
         [] => Ok(()),
         still => bail!("installed, but still not found: {}", still.join(", ")),
     }
 }
 
-fn missing() -> Vec<&'static str> {
+fn missing(packages: &[Package]) -> Vec<&'static str> {
     let there = |paths: &[&str]| paths.iter().any(|path| std::path::Path::new(path).exists());
-    PACKAGES
+    packages
         .iter()
         .filter(|(_, paths)| !there(paths))
         .map(|(package, _)| *package)

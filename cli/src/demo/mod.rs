@@ -2,10 +2,12 @@
 //!
 //! A registry, two routers and an SBC as processes of their own, a carrier and an IPBX whose calls
 //! ring for 0 to 3 s. A router dies under them; the summary says what became of every call, and of
-//! what the routers had told each other. With `--with-kamailio` one of the routers is a Kamailio.
+//! what the routers had told each other. With `--with-kamailio` one of the routers is a Kamailio, with
+//! `--etcd` the registry stores what it knows in an etcd of three members.
 
 mod agents;
 mod bus;
+mod etcd;
 mod kamailio;
 mod ladder;
 mod network;
@@ -28,7 +30,7 @@ use bus::BusRecorder;
 use network::Block;
 use replica::Replicas;
 use summary::Summary;
-use system::{Routers, System};
+use system::{Routers, Store, System};
 use tap::Recorder;
 
 /// Options of the demo.
@@ -52,6 +54,9 @@ pub(crate) struct Options {
     /// Puts a real Kamailio in the place of one router; it is the one that something happens to
     #[arg(long)]
     with_kamailio: bool,
+    /// Stores the cluster in a real etcd of three members instead of a file of the registry
+    #[arg(long)]
+    etcd: bool,
     /// Leaves everything running afterwards, for a phone, SIPp, sngrep or grpcurl of your own.
     #[arg(long)]
     keep: bool,
@@ -65,6 +70,13 @@ impl Options {
         match self.with_kamailio {
             true => Routers::WithKamailio,
             false => Routers::Tandem,
+        }
+    }
+
+    fn store(&self) -> Store {
+        match self.etcd {
+            true => Store::Etcd,
+            false => Store::Embedded,
         }
     }
 
@@ -100,6 +112,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     if options.with_kamailio && kamailio::program().is_none() {
         clap::Error::raw(ErrorKind::InvalidValue, kamailio::NEEDED).exit();
     }
+    if options.etcd && !etcd::is_installed() {
+        clap::Error::raw(ErrorKind::InvalidValue, etcd::NEEDED).exit();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -120,13 +135,17 @@ async fn show(options: &Options) -> anyhow::Result<bool> {
         .unwrap_or_else(|| StdRng::from_os_rng().next_u64());
     let block = Block::find()?;
     say(&format!(
-        "starting a registry, {} and an SBC on {block} (seed {seed})",
+        "starting {}, {} and an SBC on {block} (seed {seed})",
+        match options.store() {
+            Store::Embedded => "a registry",
+            Store::Etcd => "three etcd, a registry over them",
+        },
         match options.routers() {
             Routers::Tandem => "two routers",
             Routers::WithKamailio => "a router, a Kamailio",
         }
     ));
-    let mut system = System::start(block, options.routers())?;
+    let mut system = System::start(block, options.routers(), options.store())?;
     system.ready().await?;
     let recorder = Recorder::start(&system).await?;
     let bus_recorder = BusRecorder::start(&system).await?;

@@ -41,10 +41,14 @@ impl Block {
             self.ipbx(),
         ];
         let dmq = [self.dmq(0), self.dmq(1)];
+        let etcd = (0..3).flat_map(|index| [2379, 2380].map(|port| self.etcd(index, port)));
         sip.into_iter()
             .chain(dmq)
             .all(|address| UdpSocket::bind(address).is_ok())
-            && TcpListener::bind(self.grpc(self.registry(), 7400)).is_ok()
+            && [self.grpc(self.registry(), 7400)]
+                .into_iter()
+                .chain(etcd)
+                .all(|address| TcpListener::bind(address).is_ok())
     }
 
     fn host(self, last: u8) -> IpAddr {
@@ -53,6 +57,11 @@ impl Block {
 
     pub(crate) fn registry(self) -> IpAddr {
         self.host(1)
+    }
+
+    /// Returns a port of member 0, 1 or 2 of etcd.
+    pub(crate) fn etcd(self, index: u8, port: u16) -> SocketAddr {
+        SocketAddr::new(self.host(2 + index), port)
     }
 
     pub(crate) fn carrier(self) -> SocketAddr {

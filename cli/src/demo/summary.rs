@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::agents::Report;
 use super::bus::BusTraffic;
 use super::replica::Replicas;
-use super::system::Routers;
+use super::system::{Routers, Store};
 use super::tap::{Seen, Traffic, is_2xx};
 use super::{Death, Fault, Options, ladder};
 
@@ -44,6 +44,8 @@ pub(crate) struct Summary {
     divergence: u64,
     /// How long ago that was; null with nobody to compare with.
     verify_age_seconds: Option<f64>,
+    /// Where the registry stored the cluster: `embedded` or `etcd`.
+    store: &'static str,
     #[serde(skip)]
     routers: Routers,
     #[serde(skip)]
@@ -116,6 +118,10 @@ impl Summary {
             replication_lag_p99_ms: replicas.lag_p99.map(milliseconds),
             divergence: replicas.divergence,
             verify_age_seconds: replicas.verify_age.map(|age| rounded(age.as_secs_f64())),
+            store: match options.store() {
+                Store::Embedded => "embedded",
+                Store::Etcd => "etcd",
+            },
             routers,
             failures: report.failed.clone(),
             duplicates: report.delivered_twice.clone(),
@@ -167,6 +173,10 @@ impl Summary {
             self.slowest, self.slowest_request_ms, self.delivered_twice
         );
         self.tell_replication(&mut out, options, death);
+        let _ = match options.store() {
+            Store::Embedded => writeln!(out, "the registry's store was a file of its own"),
+            Store::Etcd => writeln!(out, "the registry's store was an etcd of three members"),
+        };
         for (call, outcome) in self.failures.iter().take(10) {
             let _ = writeln!(out, "  failed: {call}: {outcome}");
         }
@@ -178,6 +188,7 @@ impl Summary {
         }
         out
     }
+
     fn tell_replication(&self, out: &mut String, options: &Options, death: Option<&Death>) {
         let _ = write!(
             out,

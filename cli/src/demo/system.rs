@@ -24,8 +24,8 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::kamailio;
 use super::network::{Block, DMQ_PORT};
+use super::{etcd, kamailio};
 
 /// How long the processes may take to find each other.
 const READY_MAX: Duration = Duration::from_secs(10);
@@ -50,6 +50,15 @@ impl Routers {
     }
 }
 
+/// Where the registry stores the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// In a file of its own.
+    Embedded,
+    /// In an etcd of three members.
+    Etcd,
+}
+
 struct Process {
     name: &'static str,
     child: Child,
@@ -67,7 +76,7 @@ pub(crate) struct System {
 
 impl System {
     /// Starts every process. Their order means nothing.
-    pub(crate) fn start(block: Block, routers: Routers) -> anyhow::Result<Self> {
+    pub(crate) fn start(block: Block, routers: Routers, store: Store) -> anyhow::Result<Self> {
         let directory = TempDir::with_prefix("tandem-demo-")?;
         let mut system = Self {
             block,
@@ -75,7 +84,15 @@ impl System {
             directory,
             processes: Vec::new(),
         };
-        system.spawn("registry", "registry", block.registry(), "")?;
+        let mut stored = String::new();
+        if store == Store::Etcd {
+            for (index, name) in (0..).zip(etcd::NAMES) {
+                let command = etcd::command(block, index, &system.path().join(name));
+                system.start_process(name, command, false)?;
+            }
+            stored = etcd::settings(block);
+        }
+        system.spawn("registry", "registry", block.registry(), &stored)?;
         for index in system.tandem_routers() {
             system.spawn("router", routers.name(index), block.router(index).ip(), "")?;
         }
@@ -111,10 +128,11 @@ impl System {
         if role != "registry" {
             write!(
                 config,
-                "node = \"{name}\"\nregistry = [\"{}:7400\"]\n{more}",
+                "node = \"{name}\"\nregistry = [\"{}:7400\"]\n",
                 self.block.registry()
             )?;
         }
+        config += more;
         let file = self.path().join(format!("{name}.toml"));
         fs::write(&file, config)?;
         let mut command = Command::new(std::env::current_exe()?);
