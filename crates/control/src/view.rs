@@ -85,8 +85,9 @@ pub enum NotificationAddress {
     Name {
         /// The name, in lower case.
         host: String,
-        /// The port at each address.
-        port: u16,
+        /// The port at each address. Without one SRV says where the service is, as RFC 3263 section
+        /// 4.2 has it.
+        port: Option<u16>,
     },
 }
 
@@ -94,7 +95,11 @@ impl fmt::Display for NotificationAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Numeric(address) => address.fmt(f),
-            Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Name {
+                host,
+                port: Some(port),
+            } => write!(f, "{host}:{port}"),
+            Self::Name { host, port: None } => f.write_str(host),
         }
     }
 }

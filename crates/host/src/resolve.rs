@@ -50,17 +50,6 @@ pub struct Name {
     pub port: Option<u16>,
 }
 
-impl Name {
-    /// Returns the question for the addresses of a host alone; the answer's ports are 0.
-    #[must_use]
-    pub fn host(host: &str) -> Self {
-        Self {
-            host: host.into(),
-            port: Some(0),
-        }
-    }
-}
-
 /// The answer: where to send to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {

@@ -173,7 +173,7 @@ async fn a_router_sees_its_cell_as_told_and_the_defaults_before_and_after() {
     let after = reaches(&mut seen, "the cell", |view| !view.cells.is_empty()).await;
     let name = NotificationAddress::Name {
         host: "bus.example.com".into(),
-        port: 5062,
+        port: Some(5062),
     };
     let expected = view::Cell {
         hash_size: 128,

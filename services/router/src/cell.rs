@@ -1,11 +1,12 @@
 //! The router's part in its cell: made when the registry has said which, kept for the process's life.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use control::view::{self as registry, MemberKind, Network, NotificationAddress};
 use element::FlowId;
+use host::Name;
 use replication::{CellConfig, DialogsConfig, Now, Replication, ReplicationConfig};
 
 /// What a router knows of its bus before it has heard of the registry.
@@ -110,7 +111,7 @@ impl Joined {
         now: Now,
         identity: &BusIdentity,
         config: &registry::View,
-        addresses: &BTreeMap<Box<str>, Vec<IpAddr>>,
+        addresses: &BTreeMap<Name, Vec<SocketAddr>>,
     ) -> Vec<String> {
         let cell = config.cell(&self.cell);
         let of_kind = |kind| {
@@ -125,8 +126,8 @@ impl Joined {
         let notification = notification.flat_map(|address| match address {
             NotificationAddress::Numeric(address) => vec![*address],
             NotificationAddress::Name { host, port } => {
-                let found = addresses.get(host.as_str()).into_iter().flatten();
-                found.map(|ip| SocketAddr::new(*ip, *port)).collect()
+                let found = addresses.get(&name_of(host, *port)).into_iter().flatten();
+                found.copied().collect()
             }
         });
         let network = |network: &Network| dmq::Network {
@@ -152,12 +153,19 @@ impl Joined {
 }
 
 /// Returns the names among the notification addresses of a cell.
-pub(crate) fn names_of(config: &registry::View, cell: &str) -> Vec<Box<str>> {
+pub(crate) fn names_of(config: &registry::View, cell: &str) -> Vec<Name> {
     let cell = config.cell(cell);
     let names = cell.notification_addresses.iter();
     let names = names.filter_map(|address| match address {
         NotificationAddress::Numeric(_) => None,
-        NotificationAddress::Name { host, .. } => Some(host.as_str().into()),
+        NotificationAddress::Name { host, port } => Some(name_of(host, *port)),
     });
     names.collect()
+}
+
+fn name_of(host: &str, port: Option<u16>) -> Name {
+    Name {
+        host: host.into(),
+        port,
+    }
 }

@@ -2,7 +2,7 @@
 //! and its part in the cell.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,7 +13,7 @@ use dispatch::{
     ProbeSeq, Sets,
 };
 use element::{FlowId, Outbox};
-use host::{Egress, Owners};
+use host::{Egress, Name, Owners};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use replication::{Now, Observation, Replication};
@@ -44,8 +44,8 @@ pub struct Node {
     joined: Option<Joined>,
     wall: WallClock,
     /// What names of notification addresses stand for.
-    addresses: BTreeMap<Box<str>, Vec<IpAddr>>,
-    lookups: VecDeque<Box<str>>,
+    addresses: BTreeMap<Name, Vec<SocketAddr>>,
+    lookups: VecDeque<Name>,
     lookups_at: Option<Instant>,
     config: Arc<registry::View>,
     records: Records,
@@ -220,12 +220,12 @@ impl Node {
     }
 
     /// Returns the next name to look up; [`Node::handle_lookup`] must follow.
-    pub fn poll_lookup(&mut self) -> Option<Box<str>> {
+    pub fn poll_lookup(&mut self) -> Option<Name> {
         self.lookups.pop_front()
     }
 
     /// Takes the answer to a look-up: none when nobody answered, and then what was known stays.
-    pub fn handle_lookup(&mut self, now: Instant, name: Box<str>, addresses: &[IpAddr]) {
+    pub fn handle_lookup(&mut self, now: Instant, name: Name, addresses: &[SocketAddr]) {
         if addresses.is_empty()
             || self
                 .addresses
@@ -553,6 +553,43 @@ mod tests {
             node.outbox().clear();
             node.health.statuses().any(|status| !status.is_alive())
         })
+    }
+
+    #[test]
+    fn every_address_of_a_service_is_asked_for_the_nodes_of_the_bus() {
+        let start = Instant::now();
+        let identity = BusIdentity {
+            node_id: "a".to_owned(),
+            cell: "default".to_owned(),
+            incarnation: 1,
+            own: "127.0.0.9:5062".parse().unwrap(),
+            flow: FlowId(1),
+            // Who may not speak is not asked, either.
+            allow: vec!["127.0.0.0/8".parse().unwrap()],
+            dialogs: replication::DialogsConfig::default(),
+        };
+        let listen = Arc::new([([127, 0, 0, 9], 5060).into()]);
+        let mut node = Node::new(listen, Arc::new([]), 1).with_bus(identity);
+        let mut cell = registry::Cell::new("default");
+        cell.notification_addresses = vec!["Bus.example.com".parse().unwrap()];
+        let mut config = view([1000, 1000]);
+        config.cells = vec![cell];
+        node.configure(start, &config);
+        let name = node.poll_lookup().unwrap();
+        assert_eq!((&*name.host, name.port), ("bus.example.com", None));
+        assert_eq!(node.poll_lookup(), None);
+
+        let found = ["127.0.0.1:5062", "127.0.0.2:5090"].map(|text| text.parse().unwrap());
+        node.handle_lookup(start, name, &found);
+        let mut asked = BTreeSet::new();
+        for after in 0..50 {
+            node.handle_timeout(start + Duration::from_millis(100 * after));
+            let sent = node.outbox().iter();
+            let sent = sent.filter(|transmit| transmit.bytes.starts_with(b"KDMQ "));
+            asked.extend(sent.map(|transmit| transmit.destination));
+            node.outbox().clear();
+        }
+        assert_eq!(asked, BTreeSet::from(found));
     }
 
     #[test]

@@ -97,14 +97,14 @@ impl Role for Router {
 
     /// Names of notification addresses; those that it decides on are the SBC's to resolve.
     fn poll_lookup(node: &mut Node) -> Option<Name> {
-        node.poll_lookup().map(|host| Name::host(&host))
+        node.poll_lookup()
     }
 
     fn handle_lookup(node: &mut Node, now: Instant, name: Name, answer: Answer) {
-        let addresses = answer.addresses.iter();
-        let mut addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
-        addresses.sort_by_key(|ip| (ip.is_ipv6(), *ip));
-        node.handle_lookup(now, (&*name.host).into(), &addresses);
+        // All are asked: in one order, whatever order they were drawn in.
+        let mut addresses = answer.addresses;
+        addresses.sort();
+        node.handle_lookup(now, name, &addresses);
     }
 
     fn set_wall_clock(node: &mut Node, now: Instant, wall: SystemTime) {

@@ -550,24 +550,32 @@ impl From<MemberKind> for v1::MemberKind {
 
 /// A text is no notification address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is not an address or a name, with a port, such as bus.example.com:5062")]
+#[error(
+    "is not an address with a port or a name, such as 192.0.2.7:5062, bus.example.com:5062 or bus.example.com"
+)]
 pub struct NotANotificationAddress;
 
 impl FromStr for NotificationAddress {
     type Err = NotANotificationAddress;
 
     fn from_str(text: &str) -> Result<Self, NotANotificationAddress> {
-        let (host, port) = text.rsplit_once(':').ok_or(NotANotificationAddress)?;
-        let port: NonZeroU16 = port.parse().map_err(|_| NotANotificationAddress)?;
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => {
+                let port: NonZeroU16 = port.parse().map_err(|_| NotANotificationAddress)?;
+                (host, Some(port.get()))
+            }
+            None => (text, None),
+        };
         if let Ok(address) = text.parse() {
             return Ok(Self::Numeric(address));
         }
-        if !is_host_name(host) {
+        // SRV of a number is nowhere.
+        if !is_host_name(host) || host.parse::<IpAddr>().is_ok() {
             return Err(NotANotificationAddress);
         }
         Ok(Self::Name {
             host: host.to_ascii_lowercase(),
-            port: port.get(),
+            port,
         })
     }
 }
@@ -722,7 +730,9 @@ mod tests {
             name: "cells/a".into(),
             hash_size: Some(1),
             stock_nodes: vec!["[2001:db8::1]:5062".into()],
-            notification_addresses: vec!["192.0.2.1:5062".into(), "Bus.example.com:5090".into()],
+            notification_addresses: ["192.0.2.1:5062", "Bus.example.com:5090", "Bus.example.com"]
+                .map(str::to_owned)
+                .into(),
             ..Default::default()
         };
         let cell = Cell::try_from(&cell).unwrap();
@@ -733,7 +743,8 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert_eq!(said, ["192.0.2.1:5062", "bus.example.com:5090"]);
+        let expected = ["192.0.2.1:5062", "bus.example.com:5090", "bus.example.com"];
+        assert_eq!(said, expected);
 
         let empty = v1::Cell {
             name: "cells/default".into(),
@@ -754,7 +765,7 @@ mod tests {
             ],
             notification_addresses: [
                 "",
-                "host",
+                "192.0.2.1",
                 "host:",
                 "host:0",
                 ":5062",
