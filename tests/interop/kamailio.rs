@@ -252,12 +252,20 @@ impl Kamailio {
     }
 }
 
-/// Tells whether a line is about a message that overtook the one that creates its dialog, between
-/// Kamailios: their numbers of dialogs are small, ours are of the upper half.
+/// Tells whether a line is about a message that overtook another on the way to or in a Kamailio: the one
+/// that creates its dialog, between Kamailios, or the ACK the 200 in one that has several processes. It is
+/// when the dialog is a Kamailio's own: their numbers of dialogs are small, ours are of the upper half.
 fn is_of_a_kamailio(line: &str) -> bool {
-    let number = line
+    let upto_number = line
         .strip_suffix("] not found")
-        .and_then(|line| line.rsplit_once(':')?.1.parse::<u32>().ok());
+        .or_else(|| {
+            let (dialog, _) = line.split_once("] with clid ")?;
+            dialog
+                .contains("bogus event 6 in state 1 ")
+                .then_some(dialog)
+        })
+        .and_then(|line| line.rsplit_once(':'));
+    let number = upto_number.and_then(|(_, number)| number.parse::<u32>().ok());
     number.is_some_and(|number| number < 1 << 31)
 }
 
