@@ -117,7 +117,7 @@ async fn bad_values_are_named_and_validate_only_changes_nothing() {
     let bad = Cell {
         hash_size: Some(1000),
         stock_nodes: vec!["192.0.2.1:5062".into(), "192.0.2.2".into()],
-        notification_addresses: vec!["bus.example.com".into()],
+        notification_addresses: vec!["bus.example.com:".into()],
         ..cell("a")
     };
     let expected = [
