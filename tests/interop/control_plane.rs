@@ -95,10 +95,15 @@ fn a_slow_reader_is_cut_and_told_what_it_missed() {
             .unwrap()
             .into_inner();
         // Nothing is read while the SBC gets more than it keeps for a reader: 16384 messages.
-        for number in 0..4_000 {
-            carrier.send(system.sip("sbc"), "OPTIONS", &format!("o{number}"), "", "");
-            carrier.receive("SIP/2.0 ");
-        }
+        // The connection lives meanwhile: one that answers no ping is closed.
+        let sbc = system.sip("sbc");
+        let burst = tokio::task::spawn_blocking(move || {
+            for number in 0..4_000 {
+                carrier.send(sbc, "OPTIONS", &format!("o{number}"), "", "");
+                carrier.receive("SIP/2.0 ");
+            }
+        });
+        burst.await.unwrap();
         let mut delivered = 0;
         loop {
             let next = timeout(PATIENCE, stream.message())
