@@ -86,7 +86,7 @@ impl Outcome {
     /// Returns a resource as it is now, or would be.
     pub(crate) fn resource(&self, name: &Name) -> Option<&Resource> {
         let resources = self.would_be.as_ref().unwrap_or(&self.state.resources);
-        resources.by_name.get(name)
+        resources.by_name.get(name).map(Arc::as_ref)
     }
 }
 

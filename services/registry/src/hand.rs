@@ -2,6 +2,7 @@
 //! is explained in `faults/`. Values in, writes out; whichever registry sees them first commits them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use control::name::Name;
@@ -25,9 +26,9 @@ const TRIED_MAX: usize = 200;
 /// What a hand wants.
 struct Wish {
     path: String,
-    name: Name,
+    name: Arc<Name>,
     /// The value and what it says; nothing for a deletion.
-    value: Option<(Vec<u8>, Resource)>,
+    value: Option<(Vec<u8>, Arc<Resource>)>,
 }
 
 /// Returns what is to be written next about values that hands wrote; nothing when all of them are settled.
@@ -90,7 +91,7 @@ fn wish(state: &State, path: &str, wanted: Option<&[u8]>) -> Result<Wish, Vec<Re
     let Some(value) = wanted else {
         return Ok(Wish {
             path,
-            name,
+            name: Arc::new(name),
             value: None,
         });
     };
@@ -115,8 +116,8 @@ fn wish(state: &State, path: &str, wanted: Option<&[u8]>) -> Result<Wish, Vec<Re
     debug_assert!(is_of_kind(&resource, &name), "it was read as that kind");
     Ok(Wish {
         path,
-        name,
-        value: Some((value.to_owned(), resource)),
+        name: Arc::new(name),
+        value: Some((value.to_owned(), Arc::new(resource))),
     })
 }
 
@@ -154,7 +155,7 @@ fn grant(state: &State, wishes: Vec<Wish>) -> (Vec<Wish>, BTreeMap<String, Vec<R
                 Ok(()) => granted.push(wish),
                 Err(refusals) => {
                     match undo {
-                        Some(resource) => all.by_name.insert(wish.name.clone(), resource),
+                        Some(resource) => all.by_name.insert(Arc::clone(&wish.name), resource),
                         None => all.by_name.remove(&wish.name),
                     };
                     refused.insert(wish.path.clone(), because(&wish, refusals));
@@ -171,9 +172,11 @@ fn grant(state: &State, wishes: Vec<Wish>) -> (Vec<Wish>, BTreeMap<String, Vec<R
 }
 
 /// Makes it so; returns what was there.
-fn fulfil(all: &mut Resources, wish: &Wish) -> Option<Resource> {
+fn fulfil(all: &mut Resources, wish: &Wish) -> Option<Arc<Resource>> {
     match &wish.value {
-        Some((_, resource)) => all.by_name.insert(wish.name.clone(), resource.clone()),
+        Some((_, resource)) => all
+            .by_name
+            .insert(Arc::clone(&wish.name), Arc::clone(resource)),
         None => all.by_name.remove(&wish.name),
     }
 }

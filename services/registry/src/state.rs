@@ -1,5 +1,6 @@
 //! What the store says, in memory: the accepted resources with who is alive, what people want beside
-//! them, and which names the latest generations touched. Immutable; every commit makes the next one.
+//! them, and which names the latest generations touched. Immutable; every commit makes the next one, which
+//! shares with it what stayed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -35,8 +36,8 @@ pub(crate) struct State {
     /// The commit that it shows; a write is decided on it and made for it.
     pub(crate) at: Point,
     pub(crate) position: Position,
-    pub(crate) seen: BTreeMap<String, Seen>,
-    pub(crate) alive: BTreeMap<String, Alive>,
+    pub(crate) seen: BTreeMap<Arc<str>, Arc<Seen>>,
+    pub(crate) alive: BTreeMap<Arc<str>, Arc<Alive>>,
     pub(crate) written: Written,
     /// The commit that changed what people want, what counts, or what is said about the difference.
     pub(crate) stirred: Point,
@@ -70,7 +71,7 @@ impl State {
         for entry in &listing.entries {
             state.put(&entry.key, Some(entry));
         }
-        let members: Vec<Name> = state.resources.by_name.keys().cloned().collect();
+        let members: Vec<Arc<Name>> = state.resources.by_name.keys().cloned().collect();
         members.iter().for_each(|name| state.note_liveness(name));
         state.position = state.resources.position();
         state
@@ -159,7 +160,8 @@ impl State {
         match decode(&name, &entry.value) {
             Ok(mut resource) => {
                 stamp(&mut resource, etag(&entry.value, entry.version));
-                self.resources.by_name.insert(name.clone(), resource);
+                let held = (Arc::new(name.clone()), Arc::new(resource));
+                self.resources.by_name.extend([held]);
                 Some(name)
             }
             Err(error) => {
@@ -176,10 +178,9 @@ impl State {
         if self.resources.by_name.contains_key(name) || !self.written.is_wanted(&path_of(name)) {
             return true;
         }
-        if let Some(resource) = before.resources.by_name.get(name) {
-            self.resources
-                .by_name
-                .insert(name.clone(), resource.clone());
+        if let Some((name, resource)) = before.resources.by_name.get_key_value(name) {
+            let held = (Arc::clone(name), Arc::clone(resource));
+            self.resources.by_name.extend([held]);
         }
         false
     }
@@ -188,7 +189,7 @@ impl State {
         let Some(resource) = self.resources.by_name.get_mut(name) else {
             return;
         };
-        let Some(Kind::Member(member)) = &mut resource.resource else {
+        let Some(Kind::Member(member)) = &mut Arc::make_mut(resource).resource else {
             return;
         };
         let seen = self.seen.get(name.id());
@@ -204,13 +205,13 @@ impl State {
 
 /// Takes a value that registries write for each other. One that cannot be read changes nothing.
 fn put_json<T: for<'de> Deserialize<'de>>(
-    map: &mut BTreeMap<String, T>,
+    map: &mut BTreeMap<Arc<str>, Arc<T>>,
     key: &str,
     id: &str,
     value: Option<&[u8]>,
 ) {
     match value.map(serde_json::from_slice) {
-        Some(Ok(value)) => drop(map.insert(id.to_owned(), value)),
+        Some(Ok(value)) => drop(map.insert(id.into(), Arc::new(value))),
         Some(Err(error)) => tracing::error!(key, %error, "a value in the store cannot be read"),
         None => drop(map.remove(id)),
     }

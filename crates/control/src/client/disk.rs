@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost::Message;
 
 use super::StartError;
-use crate::registry::v1::Snapshot;
+use crate::registry::v1::{Resource, Snapshot};
 use crate::view::Resources;
 
 #[derive(Clone, Debug)]
@@ -77,7 +77,11 @@ impl Disk {
         let snapshot = Snapshot {
             position: Some(resources.position()),
             cluster_key: resources.cluster_key.to_vec(),
-            resources: resources.by_name.values().cloned().collect(),
+            resources: resources
+                .by_name
+                .values()
+                .map(|resource| Resource::clone(resource))
+                .collect(),
             complete: true,
             ..Snapshot::default()
         };

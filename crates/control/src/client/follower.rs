@@ -33,7 +33,7 @@ pub(super) struct Follower {
     /// The parts of a snapshot that have come so far.
     parts: Option<Resources>,
     /// What a snapshot did not have any more, though nobody deleted it.
-    vanished: BTreeMap<Name, v1::Resource>,
+    vanished: BTreeMap<Arc<Name>, Arc<v1::Resource>>,
     /// Why the staged view is not in force; empty when it is.
     refusals: Vec<Refusal>,
     ask_again: SnapshotReason,
@@ -159,7 +159,7 @@ impl Follower {
         }
         insert_all(&mut self.staged, change.changed)?;
         for name in change.deleted {
-            let name = name
+            let name: Name = name
                 .parse()
                 .map_err(|_| End::Protocol("a deletion of no resource"))?;
             self.staged.by_name.remove(&name);
@@ -185,12 +185,11 @@ impl Follower {
             .staged
             .by_name
             .iter()
-            .filter(|(name, _)| !snapshot.by_name.contains_key(name));
+            .filter(|(name, _)| !snapshot.by_name.contains_key(*name));
         for (name, resource) in missing.filter(|(_, resource)| answers_probes(resource)) {
             if self.vanished.len() < VANISHED_MAX {
                 tracing::warn!(resource = %name, "vanished without being deleted; kept while it answers");
-                self.vanished
-                    .insert(name.clone(), as_gone(resource.clone()));
+                self.vanished.insert(Arc::clone(name), as_gone(resource));
             }
         }
     }
@@ -253,7 +252,7 @@ impl Follower {
         }
         let mut all = self.staged.clone();
         for (name, resource) in &self.vanished {
-            let fits = match name {
+            let fits = match &**name {
                 Name::Destination { set, .. } => all.by_name.contains_key(&Name::Set(set.clone())),
                 Name::Cell(_)
                 | Name::Member(_)
@@ -262,7 +261,7 @@ impl Follower {
                 | Name::Table(_) => true,
             };
             if fits {
-                all.by_name.insert(name.clone(), resource.clone());
+                all.by_name.insert(Arc::clone(name), Arc::clone(resource));
             }
         }
         // The checksum stays the registry's: it names the generation, not what was added here.
@@ -329,11 +328,12 @@ fn answers_probes(resource: &v1::Resource) -> bool {
     }
 }
 
-fn as_gone(mut resource: v1::Resource) -> v1::Resource {
+fn as_gone(resource: &v1::Resource) -> Arc<v1::Resource> {
+    let mut resource = resource.clone();
     if let Some(resource::Resource::Member(member)) = &mut resource.resource {
         member.set_liveness(v1::Liveness::Gone);
     }
-    resource
+    Arc::new(resource)
 }
 
 #[cfg(test)]

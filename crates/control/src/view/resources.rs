@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
+use std::sync::Arc;
 
 use siphasher::sip::SipHasher24;
 
@@ -21,8 +22,8 @@ pub struct Resources {
     pub generation: u64,
     /// The secret that ranking and tags are keyed with.
     pub cluster_key: [u8; CLUSTER_KEY_BYTES],
-    /// The resources.
-    pub by_name: BTreeMap<Name, Resource>,
+    /// The resources. Every generation is a view of its own, of which nearly all is the one's before.
+    pub by_name: BTreeMap<Arc<Name>, Arc<Resource>>,
 }
 
 impl Resources {
@@ -70,7 +71,7 @@ impl Resources {
         let name: Name = text
             .parse()
             .map_err(|error: crate::name::NameError| refusal(error.to_string()))?;
-        self.by_name.insert(name, resource);
+        self.by_name.insert(Arc::new(name), Arc::new(resource));
         Ok(())
     }
 

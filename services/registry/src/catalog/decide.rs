@@ -2,6 +2,7 @@
 //! here, on one state, and made as one commit or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use control::name::Name;
 use control::registry::v1::resource::Resource as Kind;
@@ -140,7 +141,7 @@ fn put(
     mode: Mode,
     decision: &mut Decision,
 ) -> Result<AppliedAction, Refused> {
-    let existing = state.resources.by_name.get(name);
+    let existing = state.resources.by_name.get(name).map(Arc::as_ref);
     match (existing, mode) {
         (Some(_), Mode::Create) => return Err(Refused::Exists(name.to_string())),
         (None, Mode::Update { allow_missing }) if !allow_missing => {
@@ -161,7 +162,8 @@ fn put(
     if !same {
         decision.write(CONFIG, &path, Some(value.clone()));
         decision.write(ACCEPTED, &path, Some(value));
-        decision.after.by_name.insert(name.clone(), wanted);
+        let held = (Arc::new(name.clone()), Arc::new(wanted));
+        decision.after.by_name.extend([held]);
     } else if state.written.differs(&path) {
         // A hand wrote something else that does not count (yet): this is what is wanted now.
         decision.write(CONFIG, &path, Some(value.clone()));
@@ -181,7 +183,7 @@ fn delete(
     allow_missing: bool,
     decision: &mut Decision,
 ) -> Result<AppliedAction, Refused> {
-    let existing = state.resources.by_name.get(name);
+    let existing = state.resources.by_name.get(name).map(Arc::as_ref);
     let path = path_of(name);
     check_etag(name, etag, existing)?;
     if existing.is_none() && !state.written.is_wanted(&path) {
@@ -206,10 +208,10 @@ pub(crate) fn forget(state: &State, name: &Name) -> Vec<Write> {
         return Vec::new();
     };
     let mut keys = Vec::new();
-    if state.seen.contains_key(id) {
+    if state.seen.contains_key(id.as_str()) {
         keys.push(seen_key(id));
     }
-    if state.alive.contains_key(id) {
+    if state.alive.contains_key(id.as_str()) {
         keys.push(alive_key(id));
     }
     keys.into_iter().map(|key| Write::Delete { key }).collect()
@@ -272,7 +274,7 @@ fn refused(refusals: Vec<Refusal>, edits: &[Edit], names: &[Name]) -> Refused {
 /// What a member does never changes: others have built on it.
 fn kinds_stay(state: &State, names: &[Name], view: &View) -> Result<(), Refused> {
     for name in names {
-        let before = state.resources.by_name.get(name);
+        let before = state.resources.by_name.get(name).map(Arc::as_ref);
         let (Some(Kind::Member(before)), Some(after)) = (
             before.and_then(|before| before.resource.as_ref()),
             view.member(name.id()),

@@ -38,7 +38,7 @@ impl Catalog {
         let state = self.state();
         let all = state.resources.by_name.iter();
         let rest = all
-            .filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after) && wanted(name))
+            .filter(|(name, _)| after.as_ref().is_none_or(|after| ***name > *after) && wanted(name))
             .filter_map(|(_, resource)| R::from_resource(resource))
             .cloned();
         Ok(page(rest, size, |last| last.name().to_owned()))

@@ -11,14 +11,15 @@ use tonic::Status;
 /// What is sent, one at a time, and why it ended.
 #[derive(Debug)]
 pub(super) struct Outgoing<T> {
-    answers: mpsc::Receiver<T>,
+    answers: mpsc::Receiver<Box<T>>,
     end: Arc<Mutex<Option<Status>>>,
 }
 
 /// The other side of an [`Outgoing`].
 #[derive(Debug)]
 pub(super) struct Answers<T> {
-    answers: mpsc::Sender<T>,
+    /// Boxed: a channel keeps places for 32 at a time, however few it takes.
+    answers: mpsc::Sender<Box<T>>,
     end: Arc<Mutex<Option<Status>>>,
 }
 
@@ -40,7 +41,7 @@ pub(super) fn outgoing<T>() -> (Answers<T>, Outgoing<T>) {
 impl<T> Answers<T> {
     /// Sends as soon as there is room; false when nobody reads any more.
     pub(super) async fn send(&self, answer: T) -> bool {
-        self.answers.send(answer).await.is_ok()
+        self.answers.send(Box::new(answer)).await.is_ok()
     }
 
     /// Waits until nobody reads any more.
@@ -60,7 +61,7 @@ impl<T> Stream for Outgoing<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.answers.poll_recv(context) {
-            Poll::Ready(Some(answer)) => Poll::Ready(Some(Ok(answer))),
+            Poll::Ready(Some(answer)) => Poll::Ready(Some(Ok(*answer))),
             Poll::Ready(None) => {
                 let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
                 Poll::Ready(end.take().map(Err))

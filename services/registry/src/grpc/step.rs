@@ -10,7 +10,7 @@ use crate::state::State;
 
 /// Most bytes of resources in one part of a snapshot; one resource more than that goes alone. A stream
 /// keeps a buffer of the size of the largest message it ever sent, so parts are small.
-const PART_BYTES_MAX: usize = 4 * 1024;
+const PART_BYTES_MAX: usize = 1024;
 /// Most bytes of a change; more goes as a snapshot, in parts.
 pub(super) const CHANGE_BYTES_MAX: usize = 64 * 1024;
 
@@ -72,7 +72,7 @@ mod tests {
         let route = |i: usize| Resource {
             resource: Some(Kind::Route(Route {
                 name: format!("routes/{i}"),
-                etag: "x".repeat(1_200),
+                etag: "x".repeat(300),
                 ..Default::default()
             })),
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use control::name::Name;
 use control::registry::v1::config_service_server::ConfigService;
 use control::registry::v1::{
-    Bookmark, Change, Hello, Position, Snapshot, SnapshotReason, SyncConfigRequest,
+    Bookmark, Change, Hello, Position, Resource, Snapshot, SnapshotReason, SyncConfigRequest,
     SyncConfigResponse, sync_config_request, sync_config_response,
 };
 use prost::Message;
@@ -168,7 +168,7 @@ impl Node<'_> {
         };
         for name in touched {
             match state.resources.by_name.get(name) {
-                Some(resource) => change.changed.push(resource.clone()),
+                Some(resource) => change.changed.push(Resource::clone(resource)),
                 None => change.deleted.push(name.to_string()),
             }
         }
@@ -182,7 +182,7 @@ impl Node<'_> {
     }
 
     async fn send_snapshot(&mut self, state: &State, reason: SnapshotReason) -> Result<(), Status> {
-        let mut parts = parts_of(state.resources.by_name.values())
+        let mut parts = parts_of(state.resources.by_name.values().map(Arc::as_ref))
             .into_iter()
             .peekable();
         while let Some(resources) = parts.next() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use control::name::Name;
 use control::registry::v1::watch_service_server::WatchService;
 use control::registry::v1::{
-    Bookmark, Change, Position, Snapshot, SnapshotReason, WatchRequest, WatchResponse,
+    Bookmark, Change, Position, Resource, Snapshot, SnapshotReason, WatchRequest, WatchResponse,
     watch_response,
 };
 use prost::Message;
@@ -146,7 +146,7 @@ impl Watcher<'_> {
                         continue;
                     }
                     match state.resources.by_name.get(name) {
-                        Some(resource) => change.changed.push(resource.clone()),
+                        Some(resource) => change.changed.push(Resource::clone(resource)),
                         None => change.deleted.push(name.to_string()),
                     }
                 }
@@ -165,7 +165,7 @@ impl Watcher<'_> {
     async fn send_snapshot(&self, state: &State, reason: SnapshotReason) -> Result<(), Status> {
         let all = state.resources.by_name.iter();
         let wanted = all.filter(|(name, _)| self.filter.lets_through(name));
-        let parts = parts_of(wanted.map(|(_, resource)| resource));
+        let parts = parts_of(wanted.map(|(_, resource)| &**resource));
         let mut parts = parts.into_iter().peekable();
         while let Some(resources) = parts.next() {
             let part = Snapshot {
