@@ -1,6 +1,7 @@
 //! Deaths that leave little behind: both routers, a router that is back at once, and calls that are
 //! held for longer than the registry remembers the dead.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use user_agent::{CalleeOutcome, Outcome};
 use crate::agents::{Agents, plan};
 use crate::quiet::{alone, say, shared};
 use crate::raw::Raw;
-use crate::system::{PATIENCE, System};
+use crate::system::{PATIENCE, ROUTERS, System};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -89,6 +90,44 @@ fn a_router_that_is_back_at_once_loses_no_ringing_call() {
     let slowest = agents.assert_all_completed(PATIENCE);
     say(&format!("back at once: slowest request {slowest:?}"));
     assert!(slowest <= SECOND / 2, "a request waited {slowest:?}");
+}
+
+#[test]
+fn every_call_has_a_record_though_its_router_died() {
+    const CALLS: u32 = 300;
+    let Some(_permit) = alone(&[]) else { return };
+    let mut system = System::ready();
+    let agents = Agents::start(&system);
+    let mixed = |number: u32| plan(SECOND * (number % 3) / 2, 3 * SECOND);
+    std::thread::scope(|scope| {
+        scope.spawn(|| agents.place_all(CALLS, 60, mixed));
+        std::thread::sleep(3 * SECOND);
+        system.kill("router-1");
+    });
+    agents.assert_all_completed(PATIENCE);
+    let mut records = BTreeMap::new();
+    let mut inherited = 0;
+    for router in ROUTERS {
+        // A dead process has written what it had.
+        let (mut lines, mut own) = (0, BTreeSet::new());
+        for line in system.records(router) {
+            lines += 1;
+            let text = |key: &str| line[key].as_str().unwrap().to_owned();
+            assert_eq!(text("cause"), "bye", "{line}");
+            assert!(line["duration"].as_u64().unwrap() >= 2, "{line}");
+            inherited += u32::from(line["epoch"].as_u64().unwrap() > 1);
+            own.insert(text("id"));
+            records.insert(text("id"), text("call_id"));
+        }
+        assert_eq!(own.len(), lines, "{router} has written one twice");
+    }
+    say(&format!("{inherited} calls were recorded by an heir"));
+    let calls: BTreeSet<_> = records.values().collect();
+    assert_eq!(
+        (records.len(), calls.len()),
+        (CALLS as usize, CALLS as usize)
+    );
+    assert!(inherited > 0, "nobody inherited anything");
 }
 
 #[test]

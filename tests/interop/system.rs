@@ -213,6 +213,13 @@ impl System {
         file
     }
 
+    /// Returns the call records that a router has written.
+    pub(crate) fn records(&self, router: &str) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.path().join(router).join("calls.jsonl")).unwrap();
+        let line = |line| serde_json::from_str(line).unwrap();
+        text.lines().map(line).collect()
+    }
+
     /// Returns the registries that nodes are told of.
     pub(crate) fn registries(&self) -> impl Iterator<Item = &'static str> {
         let several = !self.etcd.is_empty();

@@ -46,6 +46,12 @@ pub(super) async fn show(router: Channel, output: Output) -> anyhow::Result<()> 
         lines::took(status.verify_age),
         status.stock_differences
     ))?;
+    if status.stock_unheard > 0 {
+        lines::say(format_args!(
+            "{} Kamailio nodes have not told yet what they have: stop none of them before they did",
+            status.stock_unheard
+        ))?;
+    }
     if status.lag_p50.is_some() {
         lines::say(format_args!(
             "half of all changes are acknowledged within {}, 99 in a hundred within {}",

@@ -86,6 +86,11 @@ pub enum Event {
         /// Its address.
         node: SocketAddr,
     },
+    /// A node lists us whose last list had not: what it told everybody before, it did not tell us.
+    Listed {
+        /// Its address.
+        node: SocketAddr,
+    },
     /// A request is done: exactly one for each that [`Bus::send`] took and [`Bus::cancel`] did not end.
     Answered {
         /// Whom it was sent to.
@@ -94,8 +99,6 @@ pub enum Event {
         request: RequestId,
         /// The final status; 408 when nobody answered.
         status: u16,
-        /// From the first transmission.
-        took: Duration,
     },
 }
 

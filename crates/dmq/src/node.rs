@@ -104,6 +104,8 @@ pub(crate) struct Node {
     pub(crate) next_ping: Instant,
     /// News to be told before that, and how far they travel.
     pub(crate) announcement: Option<u8>,
+    /// Whether the last list that it sent had us as active.
+    pub(crate) lists_us: Option<bool>,
     silence: Option<Silence>,
     repeated: Repeated,
 }
@@ -138,6 +140,7 @@ impl Node {
             notification: None,
             next_ping: now,
             announcement: None,
+            lists_us: None,
             silence: None,
             repeated: Repeated::default(),
         }

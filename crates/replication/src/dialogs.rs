@@ -197,7 +197,8 @@ impl Dialogs {
     /// Returns the dialog that a message belongs to, and whether the caller sent the message.
     ///
     /// With a number it must be that one, else any of the Call-ID; the tags must fit in one of the two
-    /// directions, where a callee's tag that is not known yet fits all (PROTOCOL 6.4).
+    /// directions. Until the call is answered the callee's tag fits all (PROTOCOL 6.4): a call that is
+    /// forked, or goes on to somebody else, rings with one tag and is answered with another.
     #[must_use]
     pub fn find(
         &self,
@@ -208,8 +209,9 @@ impl Dialogs {
     ) -> Option<(DialogKey, bool)> {
         let fits = |record: &DialogRecord| {
             let (caller, callee) = (&*record.caller.tag, &*record.callee.tag);
+            let is_open = callee.is_empty() || record.state < DialogState::Answered;
             let fit = |one: &[u8], other: &[u8]| {
-                one == caller && (callee.is_empty() || other.is_empty() || other == callee)
+                one == caller && (is_open || other.is_empty() || other == callee)
             };
             match (fit(from_tag, to_tag), fit(to_tag, from_tag)) {
                 (true, _) => Some(true),
@@ -217,19 +219,11 @@ impl Dialogs {
                 (false, false) => None,
             }
         };
-        let mut found: Vec<_> = self
-            .of_call(call_id)
-            .filter_map(|(key, held)| {
-                let from_caller = fits(&held.record)?;
-                Some((key.clone(), from_caller, held.record.is_ended()))
-            })
-            .collect();
         // The one that is numbered, else one that goes on.
-        found.sort_by_key(|(key, _, ended)| (Some(key.h_id) != h_id, *ended));
-        found
-            .into_iter()
-            .next()
-            .map(|(key, from_caller, _)| (key, from_caller))
+        self.of_call(call_id)
+            .filter_map(|(key, held)| Some((key, fits(&held.record)?, held.record.is_ended())))
+            .min_by_key(|(key, _, ended)| (Some(key.h_id) != h_id, *ended))
+            .map(|(key, from_caller, _)| (key.clone(), from_caller))
     }
 
     /// Makes a record of what this router saw; `None` when it says nothing new.
@@ -254,45 +248,57 @@ impl Dialogs {
         let changed = self.begin(key)?;
         let held = self.dialog_mut(&changed.key)?;
         let (record, at) = (&mut held.record, &mut held.at);
+        let failed = matches!(what, Observed::Ended(cause) if cause != Cause::Bye);
+        if failed && record.answered != 0 {
+            return None;
+        }
         let stamp = clock.stamp(now, record.stamp());
         let is_request = !matches!(what, Observed::Rang(_) | Observed::Answered(_));
-        let mut is_changed = match what {
-            Observed::Invited { .. } => false,
+        let is_answer = matches!(what, Observed::Answered(_) | Observed::Acked);
+        let mut is_changed = false;
+        if is_request {
+            is_changed |= note_tag(side(record, from_caller), &from_tag);
+            is_changed |= note_tag(side(record, !from_caller), &to_tag);
+        }
+        // Whoever never saw the 2xx takes its ACK for it.
+        if is_answer && record.answered == 0 {
+            record.answered = now.wall_seconds();
+            record.lifetime = Lifetime {
+                stamp,
+                seconds: config.lifetime.as_secs() as u32,
+            };
+            *at = now.monotonic + config.lifetime;
+            is_changed = true;
+        }
+        is_changed |= match what {
+            // It has a way of its own, above.
+            Observed::Invited { .. } => return None,
             Observed::Rang(leg) => {
                 raise(&mut record.state, DialogState::Early)
                     | answered_leg(&mut record.callee, stamp, to_tag, leg)
             }
             Observed::Answered(leg) => {
-                let is_first = record.answered == 0;
-                if is_first {
-                    record.answered = now.wall_seconds();
-                    record.lifetime = Lifetime {
-                        stamp,
-                        seconds: config.lifetime.as_secs() as u32,
-                    };
-                    *at = now.monotonic + config.lifetime;
-                }
-                is_first
-                    | raise(&mut record.state, DialogState::Answered)
+                raise(&mut record.state, DialogState::Answered)
                     | answered_leg(&mut record.callee, stamp, to_tag, leg)
             }
-            Observed::Acked => raise(&mut record.state, DialogState::Confirmed),
+            Observed::Acked => {
+                let rang_with_another =
+                    record.state < DialogState::Answered && record.callee.tag != to_tag;
+                if rang_with_another && from_caller && !to_tag.is_empty() {
+                    answered_leg(&mut record.callee, stamp, to_tag, LegSeen::default());
+                }
+                raise(&mut record.state, DialogState::Confirmed)
+            }
             Observed::Refreshed(seen) => {
                 let leg = side(record, from_caller);
                 let is_newer = seen.cseq > leg.cseq;
                 if is_newer && !seen.contact.is_empty() {
                     leg.contact = seen.contact;
                 }
-                note_tag(leg, &from_tag) | count(leg, stamp, seen.cseq)
+                count(leg, stamp, seen.cseq)
             }
-            Observed::Requested { cseq } => {
-                let leg = side(record, from_caller);
-                note_tag(leg, &from_tag) | count(leg, stamp, cseq)
-            }
+            Observed::Requested { cseq } => count(side(record, from_caller), stamp, cseq),
             Observed::Ended(cause) => {
-                if cause != Cause::Bye && record.answered != 0 {
-                    return None;
-                }
                 end(record, now, cause);
                 *at = now.monotonic;
                 true
@@ -587,7 +593,7 @@ fn side(record: &mut DialogRecord, caller: bool) -> &mut Leg {
     }
 }
 
-/// Learns a tag from the first request that carries it; tells whether that was news.
+/// Learns a tag from the first request that carries it, in From or To; tells whether that was news.
 fn note_tag(leg: &mut Leg, tag: &[u8]) -> bool {
     let is_new = leg.tag.is_empty() && !tag.is_empty();
     if is_new {
@@ -732,24 +738,28 @@ mod tests {
                 DialogState::Early,
             ),
             (
-                seen(7, b"a", b"c", Observed::Answered(leg(0, b"sip:b@2"))),
-                DialogState::Early,
-            ),
-            (
-                seen(7, b"a", b"b", Observed::Answered(leg(0, b"sip:b@2"))),
+                seen(7, b"a", b"c", Observed::Answered(leg(0, b"sip:c@1"))),
                 DialogState::Answered,
             ),
-            (seen(7, b"a", b"b", Observed::Acked), DialogState::Confirmed),
             (
-                seen(7, b"b", b"a", Observed::Refreshed(leg(5, b"sip:b@3"))),
+                seen(7, b"a", b"b", Observed::Answered(leg(0, b"sip:b@1"))),
+                DialogState::Answered,
+            ),
+            (seen(7, b"a", b"c", Observed::Acked), DialogState::Confirmed),
+            (
+                seen(7, b"c", b"a", Observed::Refreshed(leg(5, b"sip:c@3"))),
                 DialogState::Confirmed,
             ),
             (
-                seen(7, b"a", b"b", Observed::Ended(Cause::Cancelled)),
+                seen(7, b"a", b"c", Observed::Ended(Cause::Cancelled)),
                 DialogState::Confirmed,
             ),
             (
                 seen(7, b"b", b"a", Observed::Ended(Cause::Bye)),
+                DialogState::Confirmed,
+            ),
+            (
+                seen(7, b"c", b"a", Observed::Ended(Cause::Bye)),
                 DialogState::Ended,
             ),
         ];
@@ -762,11 +772,37 @@ mod tests {
             (record.created, record.answered),
             (WALL / 1000, WALL / 1000)
         );
-        assert_eq!((&*record.callee.tag, record.callee.cseq), (&b"b"[..], 5));
-        assert_eq!(&*record.callee.contact, b"sip:b@3");
+        assert_eq!((&*record.callee.tag, record.callee.cseq), (&b"c"[..], 5));
+        assert_eq!(&*record.callee.contact, b"sip:c@3");
         assert_eq!(record.end.map(|end| end.cause), Some(Cause::Bye));
         assert_eq!((dialogs.len(), dialogs.ended()), (0, 1));
         assert_eq!(dialogs.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_ack_tells_who_never_saw_the_answer() {
+        let now = start();
+        for rang in [None, Some(b"b")] {
+            let mut owner = table(1);
+            owner.0.observe(now, &mut owner.1, invite(7, b"a"));
+            if let Some(tag) = rang {
+                let rang = seen(7, b"a", tag, Observed::Rang(leg(0, b"sip:b@1")));
+                owner.0.observe(now, &mut owner.1, rang);
+            }
+            let told = record(&owner.0, 7).clone();
+            let (mut heir, mut clock) = table(2);
+            heir.merge(now, key(7), told, Duration::from_secs(20));
+            let later = after(now, 5);
+            let ack = seen(7, b"a", b"c", Observed::Acked);
+            assert!(heir.observe(later, &mut clock, ack).is_some());
+            let held = heir.dialog(&key(7)).unwrap();
+            assert_eq!(held.record.state, DialogState::Confirmed);
+            assert_eq!(&*held.record.callee.tag, b"c");
+            assert_eq!(held.record.answered, later.wall_seconds());
+            assert_eq!(held.at, later.monotonic + Duration::from_secs(60));
+            let bye = seen(7, b"c", b"a", Observed::Ended(Cause::Bye));
+            assert!(heir.observe(later, &mut clock, bye).is_some());
+        }
     }
 
     #[test]
@@ -899,8 +935,8 @@ mod tests {
         for (h_id, tag) in [(7, b"a"), (8, b"x"), (9, b"a")] {
             dialogs.observe(now, &mut clock, invite(h_id, tag));
         }
-        let rang = Observed::Rang(leg(0, b"sip:b"));
-        dialogs.observe(now, &mut clock, seen(9, b"a", b"b", rang));
+        let answered = Observed::Answered(leg(0, b"sip:b"));
+        dialogs.observe(now, &mut clock, seen(9, b"a", b"b", answered));
         let find = |h_id, from: &[u8], to: &[u8]| {
             let found = dialogs.find(b"call", h_id, from, to);
             found.map(|(key, from_caller)| (key.h_id, from_caller))

@@ -24,6 +24,6 @@ pub use record::{
     Text, Variable,
 };
 pub use replica::{
-    Change, Key, Origin, Record, Replica, TOMBSTONE_MAX, TOMBSTONE_MIN, TOMBSTONES_MAX,
+    Change, Key, Origin, RECORDS_DUE_MAX, Record, Replica, TOMBSTONE_MAX, TOMBSTONE_MIN, TOMBSTONES_MAX,
 };
-pub use replication::{CellConfig, NEWS_MAX, Replication, ReplicationConfig};
+pub use replication::{CellConfig, Replication, ReplicationConfig};

@@ -26,6 +26,13 @@ pub const TOMBSTONE_MAX: Duration = Duration::from_secs(3600);
 /// How many of the dead are remembered; at the limit the longest dead are forgotten early, counted.
 pub const TOMBSTONES_MAX: usize = 200_000;
 
+/// How many call records wait to be taken; at the limit the oldest is dropped, counted.
+pub const RECORDS_DUE_MAX: usize = 65_536;
+
+/// How long before its owner was found to be lost a dialog may have ended without a call record: the
+/// owner writes a moment later, and it is missed within two seconds.
+const RECORD_IN_DOUBT: Duration = Duration::from_secs(5);
+
 /// How often tombstones are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -93,6 +100,9 @@ pub struct Replica {
     changes: VecDeque<Change>,
     /// Dialogs that are over, in the order of their end.
     ended: VecDeque<(Instant, DialogKey)>,
+    /// Those of them whose call records are ours to write.
+    records_due: VecDeque<DialogKey>,
+    records_dropped: u64,
     /// For each Tandem member of the cell: when the last round with it began that found no difference.
     clean_since: BTreeMap<SocketAddr, Option<Instant>>,
     /// When something in a partition changed last.
@@ -115,6 +125,8 @@ impl Replica {
             digests: Digests::default(),
             changes: VecDeque::new(),
             ended: VecDeque::new(),
+            records_due: VecDeque::new(),
+            records_dropped: 0,
             clean_since: BTreeMap::new(),
             changed_at: Box::new([None; PARTITIONS]),
             sweep_at: None,
@@ -178,6 +190,49 @@ impl Replica {
     /// Returns the next change.
     pub fn poll_change(&mut self) -> Option<Change> {
         self.changes.pop_front()
+    }
+
+    /// Returns the next dialog whose call record is ours to write: one that ended here, or shortly before
+    /// its owner was lost.
+    pub fn poll_call_record(&mut self) -> Option<(DialogKey, &DialogRecord)> {
+        let mut due = std::iter::from_fn(|| self.records_due.pop_front());
+        let key = due.find(|key| self.dialogs.dialog(key).is_some())?;
+        let record = &self.dialogs.dialog(&key)?.record;
+        Some((key, record))
+    }
+
+    /// Returns how many call records were dropped because nobody took them in time.
+    #[must_use]
+    pub fn records_dropped(&self) -> u64 {
+        self.records_dropped
+    }
+
+    /// Takes the news that another node of the cell is lost: silent, or back under a new incarnation. What
+    /// had just ended there may have no call record yet, so it gets one from here too.
+    pub fn handle_lost(&mut self, now: Instant, node: SocketAddr) {
+        if !self.clean_since.contains_key(&node) {
+            return;
+        }
+        let recent = |since: Instant| now.saturating_duration_since(since) <= RECORD_IN_DOUBT;
+        let ended = self.ended.iter().rev();
+        let ended = ended.take_while(|(since, _)| recent(*since));
+        let of_node = |key: &&DialogKey| {
+            let held = self.dialogs.dialog(key);
+            held.is_some_and(|held| held.record.ownership.owner == node)
+        };
+        let doubtful: Vec<_> = ended.map(|(_, key)| key).filter(of_node).cloned().collect();
+        for key in doubtful.into_iter().rev() {
+            self.note_call_record(key);
+        }
+    }
+
+    /// Lets a dialog that is over wait for [`Replica::poll_call_record`]; it is remembered for much longer.
+    fn note_call_record(&mut self, key: DialogKey) {
+        if self.records_due.len() >= RECORDS_DUE_MAX {
+            self.records_due.pop_front();
+            self.records_dropped += 1;
+        }
+        self.records_due.push_back(key);
     }
 
     /// Makes a record of what this router saw.
@@ -519,8 +574,13 @@ impl Replica {
         self.digests
             .replace(partition, changed.hash_before, held.hash);
         self.changed_at[usize::from(partition)] = Some(now.monotonic);
+        let is_ours = held.record.ownership.owner == self.own;
         if held.record.is_ended() && changed.before != Some(DialogState::Ended) {
             self.ended.push_back((now.monotonic, changed.key.clone()));
+            // One that was over when it was first heard of was written by who ended it.
+            if is_ours && changed.before.is_some() {
+                self.note_call_record(changed.key.clone());
+            }
         }
         self.changes.push_back(Change {
             key: Key::Dialog(changed.key),
@@ -651,6 +711,45 @@ mod tests {
             !is_remembered(&mut replica, after(now, 64)),
             "no member any more"
         );
+    }
+
+    /// Another member's replica that has heard of the dialog, and of its end at `ended`.
+    fn told_of_the_end(began: Now, ended: Now) -> Replica {
+        let mut owner = with_a_tombstone(began);
+        let told = Key::Dialog(key());
+        let Some(Record::Dialog(over, _)) = owner.record(began.monotonic, &told) else {
+            panic!("it was there");
+        };
+        let going_on = DialogRecord {
+            state: DialogState::Confirmed,
+            end: None,
+            ..(*over).clone()
+        };
+        let mut other = Replica::new(address(2), [7; 16], DialogsConfig::default());
+        other.set_members(&[address(1)].into());
+        let origin = Origin::Tandem(address(1));
+        other.merge_dialog(began, key(), going_on, Duration::from_secs(60), origin);
+        other.merge_dialog(ended, key(), *over, Duration::ZERO, origin);
+        assert_eq!(owner.poll_call_record().map(|(key, _)| key), Some(key()));
+        assert_eq!(owner.poll_call_record(), None, "once");
+        other
+    }
+
+    #[test]
+    fn who_ended_a_dialog_writes_its_record_and_another_only_when_that_may_be_missing() {
+        let began = start();
+        let ended = after(began, 10);
+        let mut other = told_of_the_end(began, ended);
+        assert_eq!(other.poll_call_record(), None, "its owner does");
+        other.handle_lost(after(ended, 2).monotonic, address(3));
+        assert_eq!(other.poll_call_record(), None, "no member");
+        other.handle_lost(after(ended, 2).monotonic, address(1));
+        assert_eq!(other.poll_call_record().map(|(key, _)| key), Some(key()));
+        assert_eq!(other.poll_call_record(), None, "once");
+
+        let mut other = told_of_the_end(began, ended);
+        other.handle_lost(after(ended, 6).monotonic, address(1));
+        assert_eq!(other.poll_call_record(), None, "its owner has, long ago");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One router's part in its cell: the bus, the replica, and the two channels between them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -15,13 +15,10 @@ use sip_types::Message;
 use crate::clock::Now;
 use crate::dialogs::{DialogsConfig, Held};
 use crate::observation::Observation;
-use crate::record::{DialogKey, DialogRecord, DialogState};
-use crate::replica::{Change, Key, Replica};
+use crate::record::{DialogKey, DialogRecord};
+use crate::replica::Replica;
 use crate::tandem::{HelloData, Kind};
 use crate::{stock, tandem};
-
-/// How many changes wait for readers and call records before the oldest is dropped, counted.
-pub const NEWS_MAX: usize = 65_536;
 
 /// What stays for the life of a process.
 #[derive(Clone, Debug)]
@@ -59,8 +56,8 @@ pub struct CellConfig {
 
 /// One router's part in its cell.
 ///
-/// After any call that takes `now`: send what is in the outbox, drain [`Replication::poll_news`], and
-/// come back at `poll_timeout`.
+/// After any call that takes `now`: send what is in the outbox, drain
+/// [`Replication::poll_call_record`], and come back at `poll_timeout`.
 #[derive(Debug)]
 pub struct Replication {
     config: ReplicationConfig,
@@ -68,8 +65,6 @@ pub struct Replication {
     replica: Replica,
     tandem: tandem::Channel,
     stock: stock::Channel,
-    news: VecDeque<Change>,
-    news_dropped: u64,
 }
 
 impl Replication {
@@ -92,8 +87,6 @@ impl Replication {
             replica,
             tandem,
             stock,
-            news: VecDeque::new(),
-            news_dropped: 0,
         }
     }
 
@@ -169,12 +162,6 @@ impl Replication {
         self.bus.counters()
     }
 
-    /// Returns how many changes were dropped because nobody took them in time.
-    #[must_use]
-    pub fn news_dropped(&self) -> u64 {
-        self.news_dropped
-    }
-
     /// Takes what shards saw of dialogs.
     pub fn observe(&mut self, now: Now, seen: impl IntoIterator<Item = Observation>) {
         for seen in seen {
@@ -235,29 +222,10 @@ impl Replication {
         self.bus.leave(now.monotonic);
     }
 
-    /// Returns the next change, whoever made it.
-    pub fn poll_news(&mut self) -> Option<Change> {
-        self.news.pop_front()
-    }
-
-    /// Returns a dialog that has just ended and whose call record is ours to write.
-    #[must_use]
-    pub fn ended_here(&self, change: &Change) -> Option<(&DialogKey, &DialogRecord)> {
-        let Key::Dialog(key) = &change.key else {
-            return None;
-        };
-        let (key, record) = self
-            .replica
-            .dialogs()
-            .of_call(&key.call_id)
-            .find(|(other, _)| *other == key)
-            .map(|(key, held)| (key, &held.record))?;
-        let is_ours = record.ownership.owner == self.config.own;
-        // One that was over when it was first heard of was written by who ended it.
-        let is_new = change
-            .before
-            .is_some_and(|before| before != DialogState::Ended);
-        (record.is_ended() && is_new && is_ours).then_some((key, record))
+    /// Returns the next dialog whose call record is ours to write. It may be written elsewhere too, under
+    /// the same id: when its owner was lost shortly after its end.
+    pub fn poll_call_record(&mut self) -> Option<(DialogKey, &DialogRecord)> {
+        self.replica.poll_call_record()
     }
 
     /// Returns how things stand between Tandem nodes.
@@ -276,6 +244,12 @@ impl Replication {
     #[must_use]
     pub fn stock_status(&self) -> stock::Status {
         self.stock.status()
+    }
+
+    /// Returns how many active Kamailio nodes have not told yet what they have.
+    #[must_use]
+    pub fn stock_unheard(&self) -> usize {
+        self.stock.unheard()
     }
 
     /// Returns what was counted with Kamailio nodes.
@@ -308,9 +282,8 @@ impl Replication {
             }
             while let Some(change) = self.replica.poll_change() {
                 news = true;
-                self.tandem.note(&change);
+                self.tandem.note(now, &change);
                 self.stock.note(now, &self.replica, &change);
-                self.keep(change);
             }
             if !news {
                 break;
@@ -324,7 +297,9 @@ impl Replication {
             Event::NodeDown { node } => {
                 self.tandem.node_down(now, node);
                 self.stock.node_down(now, node);
+                self.replica.handle_lost(now.monotonic, node);
             }
+            Event::Listed { node } => self.stock.node_lists_us(now, node),
             Event::NodeRemoved { node } => {
                 self.tandem.node_removed(now, node);
                 self.stock.node_removed(now, node);
@@ -333,11 +308,10 @@ impl Replication {
                 node,
                 request,
                 status,
-                took,
+                ..
             } => {
                 let replica = &mut self.replica;
-                self.tandem
-                    .answered(now, replica, node, request, status, took);
+                self.tandem.answered(now, replica, node, request, status);
                 self.stock.answered(now, replica, node, request, status);
                 self.note_kind(now, node);
             }
@@ -362,13 +336,5 @@ impl Replication {
             }
             Kind::Unknown => {}
         }
-    }
-
-    fn keep(&mut self, change: Change) {
-        if self.news.len() >= NEWS_MAX {
-            self.news.pop_front();
-            self.news_dropped += 1;
-        }
-        self.news.push_back(change);
     }
 }

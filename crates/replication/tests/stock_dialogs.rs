@@ -7,9 +7,9 @@ mod stock_model;
 use std::collections::BTreeSet;
 
 use dmq_bodies::{DialogState as WireState, Did, slot};
-use replication::{Cause, DialogKey, DialogState, Observed, Origin};
+use replication::{Cause, DialogKey, DialogState, DialogsConfig, Observed, Origin, Replica};
 use stock_model::kamailio::Version::{V56, V62};
-use stock_model::{HASH_SIZE, World, h_id, key, leg, ms, stock};
+use stock_model::{HASH_SIZE, World, h_id, key, leg, ms, ours, stock};
 
 fn did(call_id: &str) -> Did {
     Did {
@@ -305,6 +305,60 @@ fn what_ended_meanwhile_ends_at_a_node_that_asks_without_having_restarted() {
     assert_eq!(known, [b"goes on"]);
     let errors = kamailio.log.iter().filter(|line| line.starts_with("ERROR"));
     assert_eq!(errors.count(), 0, "{:?}", kamailio.log);
+}
+
+#[test]
+fn a_node_that_tells_everybody_but_us_is_asked_again_when_it_lists_us() {
+    let mut world = World::new(32, &[V56]);
+    let theirs = world.kamailio(0, |now, it| {
+        it.nodes.clear();
+        it.invite(now, "a", 4_001)
+    });
+    world.kamailio(0, |now, it| it.confirm(now, theirs));
+    world.join();
+    world.run(ms(30_000));
+    let key = stock_key("a", 4_001);
+    assert_eq!(state(&world, &key), None, "it told nobody");
+    let asked = world.asked(0);
+    // It has pinged us at last.
+    world.kamailio(0, |_, it| it.nodes.insert(ours()));
+    world.run(ms(90_000));
+    assert_eq!(state(&world, &key), Some(DialogState::Confirmed));
+    world.run(ms(600_000));
+    assert!(world.asked(0) > asked);
+    let dialogs = world.ours.channel.status().nodes[0].syncs_asked;
+    assert!(dialogs <= 4, "not again and again: {dialogs}");
+}
+
+#[test]
+fn a_dialog_without_a_name_is_refused() {
+    let mut world = World::settled(33, &[V56]);
+    for (call_id, h_id) in [("", 4_001), ("a", 0)] {
+        world.kamailio(0, |now, it| it.invite(now, call_id, h_id));
+        world.run(ms(1_000));
+        assert_eq!(state(&world, &stock_key(call_id, h_id)), None);
+    }
+    assert_eq!(world.ours.channel.counters().malformed, 2);
+}
+
+#[test]
+fn what_there_is_no_room_for_leaves_no_number_behind() {
+    let config = DialogsConfig {
+        dialogs_max: 1,
+        ..DialogsConfig::default()
+    };
+    let mut world = World::settled(34, &[V56]);
+    world.ours.replica = Replica::new(ours(), [7; 16], config);
+    for (i, call_id) in ["a", "b"].into_iter().enumerate() {
+        world.kamailio(0, |now, it| it.invite(now, call_id, 4_001 + i as u32));
+        world.run(ms(1_000));
+    }
+    let named = |call_id: &str, h_id| {
+        let h_entry = slot(call_id.as_bytes(), HASH_SIZE);
+        let did = Did { h_entry, h_id };
+        world.ours.channel.named(did).count()
+    };
+    assert_eq!((named("a", 4_001), named("b", 4_002)), (1, 0));
 }
 
 #[test]

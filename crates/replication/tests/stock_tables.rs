@@ -171,6 +171,40 @@ fn a_table_that_the_node_does_not_have_is_left_alone_until_it_returns() {
 }
 
 #[test]
+fn a_table_that_was_refused_once_is_told_again_when_the_node_shows_that_it_has_it() {
+    let mut world = World::settled(16, &[V56]);
+    world.set(LONG, "a", "1");
+    world.run(ms(100));
+    world.kamailios[0].is_full = true;
+    world.set(LONG, "b", "1");
+    world.run(ms(100));
+    assert_eq!(world.kamailios[0].value(LONG, "b"), None);
+    world.kamailios[0].is_full = false;
+    world.run(ms(150_000));
+    assert_eq!(world.kamailios[0].value(LONG, "b"), Some(&text("1")));
+    world.set(LONG, "c", "1");
+    world.run(ms(1_000));
+    assert_eq!(world.kamailios[0].value(LONG, "c"), Some(&text("1")));
+}
+
+#[test]
+fn tables_are_asked_for_however_many_calls_begin_meanwhile() {
+    let mut world = World::new(17, &[V56]);
+    world.kamailio(0, |now, it| it.set(now, LONG, "theirs", "1"));
+    world.join();
+    for call in 0..100u32 {
+        world.kamailio(0, |now, it| {
+            it.invite(now, &format!("call {call}"), 4_000 + call)
+        });
+        world.run(ms(100));
+        let status = world.ours.channel.unheard();
+        assert!(status <= 1);
+    }
+    assert_eq!(value(&world, LONG, "theirs"), Some(text("1")));
+    assert_eq!(world.ours.channel.unheard(), 0, "it has told all it has");
+}
+
+#[test]
 fn what_a_node_never_takes_is_not_offered_for_ever() {
     let mut world = World::settled(14, &[V56]);
     world.kamailios[0].refuses = Some("poison".into());

@@ -137,7 +137,8 @@ impl Node {
     /// Returns how many call records were dropped because nobody took them in time.
     #[must_use]
     pub fn records_dropped(&self) -> u64 {
-        self.records.dropped()
+        let replica = self.joined.as_ref().map(|joined| joined.replication.replica());
+        self.records.dropped() + replica.map_or(0, replication::Replica::records_dropped)
     }
 
     /// Says goodbye to the bus.
@@ -254,10 +255,8 @@ impl Node {
                 .push(transmit.flow, transmit.destination, transmit.bytes);
         }
         replication.outbox().clear();
-        while let Some(change) = replication.poll_news() {
-            if let Some((key, record)) = replication.ended_here(&change) {
-                self.records.push(CallRecord::new(key, record));
-            }
+        while let Some((key, record)) = replication.poll_call_record() {
+            self.records.push(CallRecord::new(&key, record));
         }
         let full = !replication.replica().dialogs().has_room();
         let ready = replication.is_ready();

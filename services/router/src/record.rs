@@ -1,7 +1,8 @@
-//! Call records: one line of JSON for each dialog that ended, written by who owned it then.
+//! Call records: one line of JSON for each dialog that ended, written by who owned it then, and by the
+//! others when that router is lost a moment later.
 //!
-//! The id is derived from the dialog, so that readers can drop the repeats that a partition or a
-//! takeover in doubt may cause.
+//! The id is derived from the dialog, so that readers can drop the repeats that this or a partition may
+//! cause.
 
 use std::collections::VecDeque;
 
@@ -37,7 +38,7 @@ pub struct CallRecord {
     pub cause: &'static str,
     /// How many routers have owned it: 1 without a death.
     pub epoch: u32,
-    /// Who writes this: a DMQ address.
+    /// Who owned it when it ended: a DMQ address.
     pub owner: String,
 }
 

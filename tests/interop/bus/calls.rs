@@ -28,6 +28,9 @@ const KILLS: [(Duration, &str); 2] = [
 /// afterwards, so what it had in hand is lost with it unless its death was.
 const DEAD_FOR: Duration = Duration::from_secs(2);
 
+/// How long after the last BYE a node may list a dialog.
+const GONE_AFTER: Duration = Duration::from_secs(40);
+
 #[test]
 fn no_call_is_lost_when_one_router_of_each_kind_is_killed() {
     let Some(_permit) = alone(&["kamailio"]) else {
@@ -60,6 +63,8 @@ fn no_call_is_lost_when_one_router_of_each_kind_is_killed() {
     });
     let slowest = agents.assert_all_completed(PATIENCE);
     say(&format!("slowest request {slowest:?}"));
+    let ended = bus.wait_until_no_dialog_is_left(&NODES, GONE_AFTER);
+    say(&format!("no node lists a dialog {ended:?} later"));
     for (name, at) in killed {
         let ringing = heirs_of_ringing(&places, &seen, name, at);
         assert!(!ringing.is_empty(), "nothing rang when {name} was killed");

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use control::router::v1::dialog_service_client::DialogServiceClient;
+use control::router::v1::replication_service_client::ReplicationServiceClient;
 use control::router::v1::table_entry::Value;
 use control::router::v1::table_entry_service_client::TableEntryServiceClient;
 use control::router::v1::{
-    Dialog, DialogState, ListDialogsRequest, ListTableEntriesRequest, TableEntry,
+    Dialog, DialogState, GetReplicationStatusRequest, ListDialogsRequest, ListTableEntriesRequest,
+    ReplicationStatus, TableEntry,
 };
 
 use super::{Bus, is_stock};
@@ -82,6 +84,15 @@ impl Bus {
         })
     }
 
+    /// Returns how well a Tandem router replicates.
+    pub(super) fn replication_status(&self, name: &str) -> ReplicationStatus {
+        self.system.ask(name, async |channel| {
+            let mut client = ReplicationServiceClient::new(channel);
+            let answer = client.get_replication_status(GetReplicationStatusRequest {});
+            answer.await.unwrap().into_inner()
+        })
+    }
+
     /// Returns the state of every dialog that a node lists, by Call-ID, in Kamailio's numbers.
     pub(super) fn dialog_states(&self, name: &str) -> BTreeMap<String, u64> {
         if is_stock(name) {
@@ -94,6 +105,30 @@ impl Bus {
             (String::from_utf8(dialog.call_id).unwrap(), state)
         };
         dialogs.map(dialog).collect()
+    }
+
+    /// Waits until none of these nodes lists a dialog; returns how long it took.
+    pub(super) fn wait_until_no_dialog_is_left(
+        &self,
+        nodes: &[&'static str],
+        patience: Duration,
+    ) -> Duration {
+        let start = Instant::now();
+        loop {
+            let lists = nodes
+                .iter()
+                .map(|name| (*name, self.dialog_states(name)))
+                .filter(|(_, dialogs)| !dialogs.is_empty());
+            let left: BTreeMap<_, _> = lists.collect();
+            if left.is_empty() {
+                return start.elapsed();
+            }
+            assert!(
+                start.elapsed() < patience,
+                "after {patience:?} dialogs are left: {left:#?}"
+            );
+            std::thread::sleep(PATIENCE / 50);
+        }
     }
 
     /// Waits until all these nodes hold the same in both tables; returns how long it took.

@@ -12,6 +12,9 @@ use control::registry::v1::{
 };
 use control::sbc::v1::DestinationHealth;
 
+use serde_json::json;
+
+use super::held::TABLES;
 use super::{Bus, KAMAILIOS, SECOND};
 use crate::agents::{Agents, plan};
 use crate::quiet::{alone, say};
@@ -19,6 +22,9 @@ use crate::system::{PATIENCE, Places, ROUTERS, eventually};
 
 /// Calls a second.
 const RATE: u32 = 50;
+
+/// Keys in a table before the first is replaced.
+const KEYS: usize = 500;
 
 /// The longest that it may take until no INVITE is open.
 const DRAINED_AFTER: Duration = Duration::from_secs(30);
@@ -41,6 +47,11 @@ fn no_call_is_lost_when_two_kamailios_are_replaced_one_by_one() {
     bus.system.wait_until_up(&KAMAILIOS);
     bus.wait_until_agreed(&KAMAILIOS, 20 * SECOND);
 
+    // What is only at the Kamailios before.
+    for number in 0..KEYS {
+        let params = json!([TABLES[1], format!("key-{number}"), number]);
+        bus.kamailio(KAMAILIOS[0]).ask_to("htable.seti", &params);
+    }
     let agents = Agents::start(&bus.system);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -63,6 +74,9 @@ fn no_call_is_lost_when_two_kamailios_are_replaced_one_by_one() {
         "{} calls, slowest request {slowest:?}",
         agents.placed()
     ));
+    for router in ROUTERS {
+        assert_eq!(bus.table(router, TABLES[1]).len(), KEYS, "keys at {router}");
+    }
     bus.assert_no_complaints();
 }
 
@@ -109,6 +123,9 @@ impl Bus {
             .filter(|name| self.runs(name))
             .collect();
         self.wait_until_agreed(&bus, 40 * SECOND);
+        eventually("every Kamailio has told what it has", || {
+            self.replication_status(router).stock_unheard == 0
+        });
         say(&format!(
             "{kamailio} had nothing in hand after {drained:?}, {router} stood in its place after {:?}",
             start.elapsed()

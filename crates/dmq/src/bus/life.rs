@@ -138,7 +138,6 @@ impl Bus {
                 node: address,
                 request: id,
                 status: REQUEST_TIMEOUT,
-                took: now.duration_since(request.sent),
             }),
             Purpose::Notification if is_forgotten(now, node) => self.remove(now, address),
             Purpose::Notification => {

@@ -122,14 +122,17 @@ impl Bus {
     /// A node speaks for itself alone: others that it names are asked, not believed.
     fn read_list(&mut self, now: Instant, from: SocketAddr, body: &[u8]) -> bool {
         let (mut leaves, mut is_news) = (false, false);
+        let mut lists_us = None;
         for line in list::decode(body) {
             let Ok(line) = line else {
                 self.counters.lines_skipped += 1;
                 continue;
             };
+            let is_us = line.node == self.config.own;
+            lists_us = Some(lists_us == Some(true) || is_us && line.status == Status::Active);
             if line.node == from {
                 leaves |= line.status == Status::Disabled;
-            } else if line.node == self.config.own || self.nodes.contains_key(&line.node) {
+            } else if is_us || self.nodes.contains_key(&line.node) {
                 // We know better.
             } else if !self.may_speak(line.node) {
                 self.counters.lines_not_allowed += 1;
@@ -142,6 +145,12 @@ impl Bus {
         } else {
             self.activate(now, from)
         };
+        if let (Some(node), Some(lists_us)) = (self.nodes.get_mut(&from), lists_us) {
+            let before = node.lists_us.replace(lists_us);
+            if before == Some(false) && lists_us {
+                self.events.push_back(Event::Listed { node: from });
+            }
+        }
         is_news || changed
     }
 
@@ -184,7 +193,6 @@ impl Bus {
         status: u16,
         body: &[u8],
     ) {
-        let took = now.duration_since(request.sent);
         let next_ping = now + self.ping_interval();
         let Some(node) = self.nodes.get_mut(&address) else {
             return;
@@ -195,7 +203,6 @@ impl Bus {
                 node: address,
                 request: id,
                 status,
-                took,
             }),
             Purpose::Notification => {
                 node.next_ping = next_ping;

@@ -326,6 +326,7 @@ impl World {
                 Event::NodeUp { node } => assert!(place.up.insert(node), "up twice"),
                 Event::NodeDown { node } => assert!(place.up.remove(&node), "down twice"),
                 Event::NodeRemoved { node } => assert!(!place.up.contains(&node), "never down"),
+                Event::Listed { node } => assert!(place.up.contains(&node), "not up"),
                 Event::Answered { request, .. } => {
                     assert!(place.unanswered.remove(&request.0), "answered twice");
                 }

@@ -5,9 +5,8 @@
 //! whomever. The end is the end, but RM for an answered dialog is only its owner's to say before its
 //! time is over: a mere backup frees its copy by its own timer.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dmq_bodies::{
@@ -15,8 +14,8 @@ use dmq_bodies::{
     Profile as WireProfile, StateChange, Timing, Update, hash_size_candidates,
 };
 
+use super::Channel;
 use super::sync::Asked;
-use super::{Channel, HELD_BACK_MAX};
 use crate::clock::{Now, Stamp};
 use crate::record::{
     Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Profile, Profiles,
@@ -24,68 +23,9 @@ use crate::record::{
 };
 use crate::replica::{Origin, Replica};
 
-/// How long a STATE waits for its UPDATE.
-const HELD_BACK: Duration = Duration::from_secs(2);
-
-/// How long it is remembered that a dialog nobody had heard of is over: until its UPDATE can arrive no
-/// longer.
-const END_HELD_BACK: Duration = Duration::from_secs(32);
-
 /// How long a dialog of a Kamailio node may stay unanswered: beyond its own `early_timeout` of 300 s,
 /// or we would end it in its stead.
 const EARLY_LIFETIME: Duration = Duration::from_secs(330);
-
-/// STATEs of dialogs that nobody has heard of.
-#[derive(Debug, Default)]
-pub(super) struct HeldBack {
-    states: VecDeque<(Instant, SocketAddr, Did, StateTold)>,
-}
-
-impl HeldBack {
-    fn keep(&mut self, now: Instant, node: SocketAddr, did: Did, told: StateTold) -> bool {
-        let wait = match told {
-            StateTold::Deleted => END_HELD_BACK,
-            StateTold::Early { .. } | StateTold::Confirmed { .. } => HELD_BACK,
-        };
-        let has_room = self.states.len() < HELD_BACK_MAX;
-        if has_room {
-            self.states.push_back((now + wait, node, did, told));
-        }
-        has_room
-    }
-
-    /// Returns what waited for a dialog, in order.
-    fn take(&mut self, did: Did) -> Vec<(SocketAddr, StateTold)> {
-        if self.states.iter().all(|(_, _, held, _)| *held != did) {
-            return Vec::new();
-        }
-        let (found, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.states)
-            .into_iter()
-            .partition(|(_, _, held, _)| *held == did);
-        self.states = rest;
-        let found = found.into_iter();
-        found.map(|(_, node, _, told)| (node, told)).collect()
-    }
-
-    /// Drops what has waited in vain; returns how many states that were news.
-    pub(super) fn expire(&mut self, now: Instant) -> u64 {
-        let mut lost = 0;
-        self.states.retain(|(until, _, _, told)| {
-            let is_over = *until <= now;
-            lost += u64::from(is_over && *told != StateTold::Deleted);
-            !is_over
-        });
-        lost
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.states.iter().map(|(until, ..)| *until).min()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.states.len()
-    }
-}
 
 impl Channel {
     pub(super) fn handle_dialog(
@@ -134,17 +74,27 @@ impl Channel {
         node: SocketAddr,
         update: Update,
     ) -> u16 {
-        if let Some(asking) = &mut self.asking
-            && asking.node == node
-            && asking.what == Asked::Dialogs
-        {
-            asking.hear(now.monotonic);
-        }
         let did = update.did;
         let key = DialogKey {
             call_id: update.call_id.as_ref().into(),
             h_id: did.h_id,
         };
+        if key.call_id.is_empty() || key.h_id == 0 {
+            // No call has such a name, and no Tandem node would take it from us.
+            self.counters.malformed += 1;
+            return 400;
+        }
+        if let Some(asking) = &mut self.asking
+            && asking.node == node
+            && asking.what == Asked::Dialogs
+        {
+            // A new call is told so too, and calls go on coming.
+            let is_answer =
+                update.state != WireState::Unconfirmed || replica.dialogs().dialog(&key).is_some();
+            if is_answer {
+                asking.hear(now.monotonic);
+            }
+        }
         if self.numbers.did(&key) != did {
             self.counters.hash_mismatch += 1;
             self.learn_hash_size(node, &update);
@@ -170,13 +120,13 @@ impl Channel {
         if is_new && self.numbers.find(did).next().is_some() {
             self.counters.collisions += 1;
         }
-        self.numbers.insert(&key);
         replica.merge_dialog(now, key.clone(), told, lasts, Origin::Stock(node));
         if replica.dialogs().dialog(&key).is_none() {
             // There was no room.
             self.counters.not_executed += 1;
             return 500;
         }
+        self.numbers.insert(&key);
         for (from, told) in self.held_back.take(did) {
             self.apply_state(now, replica, from, &key, told);
         }

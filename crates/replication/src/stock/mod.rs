@@ -11,6 +11,7 @@
 
 mod dialogs_in;
 mod dialogs_out;
+mod held_back;
 mod node;
 mod repair;
 mod sync;
@@ -31,7 +32,7 @@ use crate::entries::EntryKey;
 use crate::numbers::Numbers;
 use crate::record::DialogKey;
 use crate::replica::{Change, Key, Origin, Replica};
-use dialogs_in::HeldBack;
+use held_back::HeldBack;
 use node::{Line, Node, Sent};
 use repair::Differences;
 use sync::{Asked, Asking};
@@ -187,6 +188,16 @@ impl Channel {
         }
     }
 
+    /// Takes the news that a node lists us again. If it was asked for dialogs before, it has told everybody
+    /// but us.
+    pub fn node_lists_us(&mut self, now: Now, node: SocketAddr) {
+        let is_asked = self.asking.as_ref().is_some_and(|it| it.node == node);
+        if let Some(node) = self.nodes.get_mut(&node).filter(|node| node.is_up) {
+            node.wants_dialogs |= is_asked || node.has_told_dialogs;
+            node.ask_at = node.ask_at.max(Some(now.monotonic));
+        }
+    }
+
     /// Takes the news that a node takes no messages any more, or is no Kamailio node any more.
     pub fn node_down(&mut self, _now: Now, node: SocketAddr) {
         if let Some(node) = self.nodes.get_mut(&node) {
@@ -307,6 +318,7 @@ impl Channel {
         } else {
             self.counters.unanswered_syncs += 1;
             self.asking = None;
+            self.node(node).note_told(what);
         }
     }
 
@@ -388,6 +400,7 @@ impl Channel {
 
     /// A node has told everything.
     fn finish(&mut self, now: Now, replica: &mut Replica, asking: Asking) {
+        self.node(asking.node).note_told(asking.what);
         if asking.what == Asked::Dialogs {
             return;
         }
@@ -395,9 +408,14 @@ impl Channel {
             self.counters.unanswered_syncs += 1;
             return;
         }
-        let Some(node) = self.nodes.get(&asking.node) else {
+        let Some(node) = self.nodes.get_mut(&asking.node) else {
             return;
         };
+        // What it has it does know, whatever it refused once: it may have been out of memory.
+        for key in asking.cells.keys() {
+            node.unknown_tables.remove(&key.table);
+        }
+        let node = &*node;
         let is_busy = |key: &EntryKey| {
             asking.touched.contains(key)
                 || node.entries.contains_key(key)
@@ -487,6 +505,12 @@ impl Channel {
             nodes: nodes.collect(),
             held_back: self.held_back.len(),
         }
+    }
+
+    /// Returns how many nodes are still to tell what they have: dialogs and tables.
+    #[must_use]
+    pub fn unheard(&self) -> usize {
+        self.nodes.values().filter(|node| node.is_unheard()).count()
     }
 
     /// Returns what was counted.

@@ -69,6 +69,10 @@ pub(super) struct Node {
     pub(super) ask_at: Option<Instant>,
     /// When it may be asked for tables again.
     pub(super) tables_again: Option<Instant>,
+    /// Whether it has told its dialogs since it came up, or will not.
+    pub(super) has_told_dialogs: bool,
+    /// The same of tables.
+    pub(super) has_told_tables: bool,
     /// Comparisons of tables in a row that found something, or nothing.
     pub(super) rounds: u32,
     pub(super) clean_rounds: u32,
@@ -102,6 +106,8 @@ impl Default for Node {
             wants_tables: false,
             ask_at: None,
             tables_again: None,
+            has_told_dialogs: false,
+            has_told_tables: false,
             rounds: 0,
             clean_rounds: 0,
             differences: None,
@@ -121,6 +127,8 @@ impl Node {
         self.scan_from_start(Scan::Own);
         self.wants_dialogs = true;
         self.wants_tables = true;
+        self.has_told_dialogs = false;
+        self.has_told_tables = false;
         self.rounds = 0;
         self.clean_rounds = 0;
         self.ask_at = Some(ask_at);

@@ -2,8 +2,9 @@
 //!
 //! A Kamailio node answers a request for dialogs by telling everybody everything, and two answers
 //! about tables at once have put keys into its askers twice (PROTOCOL 9.5): so one node is asked, then
-//! the next. It is asked once when it is first heard of and once after each return; for tables also
-//! after it has not taken an operation, at most once a minute. It is answered alone, one small batch
+//! the next. It is asked once when it is first heard of and once after each return; for dialogs again when
+//! it lists us and did not when it was asked; for tables also after it has not taken an operation, at most
+//! once a minute. It is answered alone, one small batch
 //! of cells after the other, and not at the same time as others answer it: Kamailio nodes do at once,
 //! then one Tandem node after the other. Dialogs are told it as any other news.
 
@@ -28,8 +29,11 @@ const QUIET_AFTER_FULL: Duration = Duration::from_secs(30);
 /// A batch of cells is closed at 60 000 bytes as Kamailio estimates them.
 const FULL_BATCH_BYTES: usize = 50_000;
 
-/// An answer that has not ended by then is given up.
+/// An answer about tables that has not ended by then is given up.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
+
+/// An answer about dialogs that has not ended by then is not waited for: what comes later is taken too.
+const DIALOGS_MAX: Duration = Duration::from_secs(20);
 
 /// Between the answers of two nodes that are asked for tables at once: two that give a Kamailio the
 /// same new key at one moment have put it there twice.
@@ -117,7 +121,11 @@ impl Asking {
         // The answer to a request for tables has one batch at least.
         let waits = self.what == Asked::Tables && !self.has_batch;
         let quiet = if waits { QUIET_AFTER_FULL } else { self.quiet };
-        let last = self.began + ANSWER_MAX;
+        let longest = match self.what {
+            Asked::Dialogs => DIALOGS_MAX,
+            Asked::Tables => ANSWER_MAX,
+        };
+        let last = self.began + longest;
         self.heard.map_or(last, |heard| (heard + quiet).min(last))
     }
 }
@@ -291,6 +299,19 @@ impl Node {
         }
         let again = self.tables_again.unwrap_or(first);
         self.wants_tables.then_some(again.max(first))
+    }
+
+    /// It has told what it was asked for, or will not.
+    pub(super) fn note_told(&mut self, what: Asked) {
+        match what {
+            Asked::Dialogs => self.has_told_dialogs = true,
+            Asked::Tables => self.has_told_tables = true,
+        }
+    }
+
+    /// Tells whether it is still to tell what it has.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.is_up && !(self.has_told_dialogs && self.has_told_tables)
     }
 
     /// Asks for everything; `false` when that cannot be sent now.

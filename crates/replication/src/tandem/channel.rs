@@ -107,12 +107,12 @@ impl Channel {
     }
 
     /// Takes note of a change: what this node wrote is told to every Tandem node.
-    pub fn note(&mut self, change: &Change) {
+    pub fn note(&mut self, now: Now, change: &Change) {
         if change.origin != Origin::Local {
             return;
         }
         for link in self.links.values_mut().filter(|link| link.is_tandem()) {
-            self.counters.pending_dropped += u64::from(!link.change(&change.key));
+            self.counters.pending_dropped += u64::from(!link.change(now.monotonic, &change.key));
         }
     }
 
@@ -148,7 +148,7 @@ impl Channel {
         };
         link.handle_word(now.monotonic);
         if let Content::Hello(hello) = content {
-            return self.handle_hello(now, node, hello);
+            return self.handle_hello(now, replica, node, hello);
         }
         if let Content::Records(records) = content {
             return self.handle_records(now, replica, node, records);
@@ -173,7 +173,13 @@ impl Channel {
         }
     }
 
-    fn handle_hello(&mut self, now: Now, node: SocketAddr, hello: Hello) -> u16 {
+    fn handle_hello(
+        &mut self,
+        now: Now,
+        replica: &mut Replica,
+        node: SocketAddr,
+        hello: Hello,
+    ) -> u16 {
         if hello.node_id.len() > NODE_ID_BYTES_MAX {
             return 400;
         }
@@ -188,6 +194,7 @@ impl Channel {
             && link.handle_peer(now.monotonic, peer)
         {
             self.pulls.forget(node);
+            replica.handle_lost(now.monotonic, node);
         }
         200
     }
@@ -275,7 +282,6 @@ impl Channel {
         node: SocketAddr,
         request: RequestId,
         status: u16,
-        took: Duration,
     ) {
         let Some(link) = self.links.get_mut(&node) else {
             return;
@@ -292,13 +298,18 @@ impl Channel {
         }
         self.counters.refused += u64::from(!matches!(status, 200 | 202 | 408));
         match said {
-            Said::Records(_) if status == 200 => self.lag.note(took),
+            Said::Records {
+                since: Some(since), ..
+            } if status == 200 => {
+                self.lag
+                    .note(now.monotonic.saturating_duration_since(since));
+            }
             Said::Root(round) => {
                 if let Some(mut repair) = self.repair(now, replica, node) {
                     repair.handle_root_answer(round, status);
                 }
             }
-            Said::Hello | Said::Records(_) | Said::Other => {}
+            Said::Hello | Said::Records { .. } | Said::Other => {}
         }
     }
 

@@ -66,14 +66,19 @@ pub(crate) enum Said {
     Hello,
     /// The beginning of this round.
     Root(u64),
-    Records(Vec<Key>),
+    Records {
+        keys: Vec<Key>,
+        /// When the first of these changes was made; `None` for what was asked for.
+        since: Option<Instant>,
+    },
     Other,
 }
 
 /// Keys that wait, each once, taken in turns.
 #[derive(Debug, Default)]
 struct Lane {
-    keys: BTreeSet<Key>,
+    /// With when each began to wait.
+    keys: BTreeMap<Key, Instant>,
     last: Option<Key>,
     /// None of them can be sent before another comes or a request is answered.
     is_held: bool,
@@ -81,7 +86,7 @@ struct Lane {
 
 impl Lane {
     /// Returns the keys that wait, those first that come after the one taken last.
-    fn in_turn(&self) -> impl Iterator<Item = &Key> {
+    fn in_turn(&self) -> impl Iterator<Item = (&Key, &Instant)> {
         let from = match &self.last {
             Some(last) => Bound::Excluded(last),
             None => Bound::Unbounded,
@@ -92,10 +97,10 @@ impl Lane {
     }
 
     /// Lets a key wait; tells whether there was room.
-    fn insert(&mut self, key: Key) -> bool {
-        let has_room = self.keys.len() < PENDING_MAX || self.keys.contains(&key);
+    fn insert(&mut self, now: Instant, key: Key) -> bool {
+        let has_room = self.keys.len() < PENDING_MAX || self.keys.contains_key(&key);
         if has_room {
-            self.keys.insert(key);
+            self.keys.entry(key).or_insert(now);
             self.is_held = false;
         }
         has_room
@@ -116,6 +121,8 @@ impl Lane {
 struct Batch {
     keys: Vec<Key>,
     records: Vec<Record>,
+    /// When the first of them began to wait.
+    since: Option<Instant>,
     is_full: bool,
 }
 
@@ -240,19 +247,19 @@ impl Link {
     }
 
     /// A key changed here; tells whether there was room for it.
-    pub(crate) fn change(&mut self, key: &Key) -> bool {
-        self.dirty.insert(key.clone())
+    pub(crate) fn change(&mut self, now: Instant, key: &Key) -> bool {
+        self.dirty.insert(now, key.clone())
     }
 
     /// It wants a key; tells whether there was room for it.
-    pub(crate) fn want(&mut self, key: Key) -> bool {
-        self.dirty.keys.contains(&key) || self.wanted.insert(key)
+    pub(crate) fn want(&mut self, now: Instant, key: Key) -> bool {
+        self.dirty.keys.contains_key(&key) || self.wanted.insert(now, key)
     }
 
     /// Tells whether a key is still to be told or to be acknowledged.
     pub(crate) fn is_pending(&self, key: &Key) -> bool {
-        self.dirty.keys.contains(key)
-            || self.wanted.keys.contains(key)
+        self.dirty.keys.contains_key(key)
+            || self.wanted.keys.contains_key(key)
             || self.in_flight.contains(key)
     }
 
@@ -270,7 +277,7 @@ impl Link {
         let said = self.requests.remove(&request)?;
         self.dirty.is_held = false;
         self.wanted.is_held = false;
-        if let Said::Records(keys) = &said {
+        if let Said::Records { keys, .. } = &said {
             for key in keys {
                 self.in_flight.remove(key);
             }
@@ -357,7 +364,11 @@ impl Link {
             };
             let body = encode(Content::Records(records));
             let bytes = body.len() as u64;
-            if !self.send(now, bus, Said::Records(batch.keys.clone()), &body) {
+            let said = Said::Records {
+                keys: batch.keys.clone(),
+                since: batch.since.filter(|_| changes),
+            };
+            if !self.send(now, bus, said, &body) {
                 return;
             }
             match changes {
@@ -394,7 +405,7 @@ impl Link {
         };
         let (mut batch, mut unsendable) = (Batch::default(), Vec::new());
         let mut bytes = BODY_OVERHEAD;
-        for key in lane.in_turn() {
+        for (key, since) in lane.in_turn() {
             if self.in_flight.contains(key) {
                 continue;
             }
@@ -415,6 +426,7 @@ impl Link {
             }
             bytes += more;
             batch.keys.push(key.clone());
+            batch.since = Some(batch.since.map_or(*since, |first| first.min(*since)));
             batch.records.push(record);
             if bytes > BODY_BYTES_TARGET || batch.keys.len() >= RECORDS_MAX {
                 batch.is_full = true;

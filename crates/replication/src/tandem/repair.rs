@@ -503,7 +503,8 @@ impl Repair<'_> {
     /// Sees to it that what lives at the other and differs here becomes the same.
     fn obtain(&mut self, slot: (u8, u64), theirs: u64, holding: Option<&Holding>, talk: &mut Talk) {
         if let Some(Holding { key, content: 0 }) = holding {
-            self.counters.pending_dropped += u64::from(!self.link.want(key.clone()));
+            let has_room = self.link.want(self.now.monotonic, key.clone());
+            self.counters.pending_dropped += u64::from(!has_room);
             // A dialog that is over stays so; an entry may have been written anew.
             if matches!(key, Key::Dialog(_)) {
                 return;
@@ -529,7 +530,8 @@ impl Repair<'_> {
             let mut here = holdings(self.replica, group.partition as u8);
             for hash in group.keys.as_chunks::<8>().0 {
                 if let Some(holding) = here.remove(&u64::from_le_bytes(*hash)) {
-                    self.counters.pending_dropped += u64::from(!self.link.want(holding.key));
+                    let has_room = self.link.want(self.now.monotonic, holding.key);
+                    self.counters.pending_dropped += u64::from(!has_room);
                 }
             }
         }

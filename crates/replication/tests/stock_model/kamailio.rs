@@ -76,6 +76,8 @@ pub struct Kamailio {
     pub executed: u64,
     /// A key that it answers 400 for, whatever the reason.
     pub refuses: Option<Bytes>,
+    /// It has no shared memory left: it takes no value.
+    pub is_full: bool,
     inbox: BTreeMap<(Instant, u64), (SocketAddr, Vec<u8>)>,
     pending: BTreeMap<Vec<u8>, Pending>,
     removals: Vec<(Instant, Did)>,
@@ -102,6 +104,7 @@ impl Kamailio {
             ahead: 0,
             executed: 0,
             refuses: None,
+            is_full: false,
             inbox: BTreeMap::new(),
             pending: BTreeMap::new(),
             removals: Vec::new(),
@@ -251,7 +254,7 @@ impl Kamailio {
         }
     }
 
-    fn tell(&mut self, now: Now, message: &DialogMessage) {
+    pub fn tell(&mut self, now: Now, message: &DialogMessage) {
         let dialect = DialogDialect {
             last_modified: self.version == Version::V62,
         };
@@ -566,6 +569,9 @@ impl Kamailio {
                 }
                 if !self.tables.contains_key(&table) {
                     return self.complain(500, "unknown table");
+                }
+                if self.is_full {
+                    return self.complain(500, "no memory");
                 }
                 self.store(now, &table, &key, value, last_modified);
                 200

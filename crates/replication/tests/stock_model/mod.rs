@@ -416,6 +416,7 @@ impl World {
             match event {
                 Event::NodeUp { node } => channel.node_up(now, node),
                 Event::NodeDown { node } => channel.node_down(now, node),
+                Event::Listed { node } => channel.node_lists_us(now, node),
                 Event::NodeRemoved { node } => channel.node_removed(now, node),
                 Event::Answered {
                     node,

@@ -589,17 +589,18 @@ impl Node {
             match event {
                 Event::NodeUp { node } => channel.node_up(now, node),
                 Event::NodeDown { node } => channel.node_down(now, node),
+                Event::Listed { .. } => {}
                 Event::NodeRemoved { node } => channel.node_removed(now, node),
                 Event::Answered {
                     node,
                     request,
                     status,
-                    took,
-                } => channel.answered(now, replica, node, request, status, took),
+                    ..
+                } => channel.answered(now, replica, node, request, status),
             }
         }
         while let Some(change) = self.replica.poll_change() {
-            self.channel.note(&change);
+            self.channel.note(now, &change);
             self.changes.push(change);
         }
         self.channel.run(now, &mut self.replica, &mut self.bus);

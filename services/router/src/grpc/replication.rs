@@ -74,6 +74,7 @@ fn status(replication: &Replication, now: Instant) -> ReplicationStatus {
         lag_p50: tandem.lag.p50().and_then(duration),
         lag_p99: tandem.lag.p99().and_then(duration),
         hash_size_differs: tandem.hash_size_differs,
+        stock_unheard: replication.stock_unheard() as u32,
     }
 }
 
