@@ -147,6 +147,15 @@ fn metrics_and_health_answer() {
         let metrics = fetch(&system, node, "/metrics");
         assert!(metrics.trim_end().ends_with("# EOF"), "{node}: {metrics}");
     }
+    for node in ["router-1", "router-2"] {
+        let router = fetch(&system, node, "/metrics");
+        let active = figure(&router, "tandem_bus_nodes{state=\"active\"}");
+        assert_eq!(active, 1, "{router}");
+        let ready = figure(&router, "tandem_replica_ready");
+        assert_eq!(ready, 1, "{router}");
+        let differing = figure(&router, "tandem_replica_divergence");
+        assert_eq!(differing, 0, "{router}");
+    }
     let sbc = fetch(&system, "sbc", "/metrics");
     assert_eq!(figure(&sbc, "tandem_sbc_calls_total"), 20, "{sbc}");
     assert_eq!(figure(&sbc, "tandem_sbc_calls_refused_total"), 0, "{sbc}");

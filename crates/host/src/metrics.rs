@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use element::Sharded;
 use prometheus_client::collector::Collector;
@@ -11,7 +12,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use transport::{Counters, SendErrorKind};
 
-use crate::process::{Figure, Role};
+use crate::figures::{Figures, Value};
+use crate::process::Role;
 
 pub(crate) struct Metrics<R: Role> {
     element: Arc<Sharded<R::Shard, R::Node>>,
@@ -26,19 +28,13 @@ impl<R: Role> Metrics<R> {
         Self { element, workers }
     }
 
-    fn figures(&self) -> Vec<Figure> {
-        let mut figures = Vec::new();
-        R::measure(&self.element, &mut |figure| figures.push(figure));
+    fn figures(&self) -> Figures {
+        let mut figures = Figures::default();
+        R::measure(&self.element, Instant::now(), &mut figures);
         let mut of_workers = |name, help, read: &dyn Fn(&Counters) -> u64| {
             for (worker, counters) in self.workers.iter().enumerate() {
-                let label = Some(("worker", worker.to_string()));
-                figures.push(Figure {
-                    name,
-                    help,
-                    label,
-                    value: read(counters),
-                    is_counter: true,
-                });
+                let label = ("worker", worker.to_string());
+                figures.counter_of(name, help, label, read(counters));
             }
         };
         of_workers(
@@ -89,30 +85,32 @@ impl<R: Role> fmt::Debug for Metrics<R> {
 
 impl<R: Role> Collector for Metrics<R> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let figures = self.figures();
-        for same in figures.chunk_by(|a, b| a.name == b.name) {
-            let kind = if same[0].is_counter {
-                MetricType::Counter
-            } else {
-                MetricType::Gauge
-            };
-            let mut metric = encoder.encode_descriptor(same[0].name, same[0].help, None, kind)?;
+        for same in self.figures().by_name() {
+            let (name, help) = (same[0].name, same[0].help);
+            let mut metric = encoder.encode_descriptor(name, help, None, kind(same[0].value))?;
             for figure in same {
-                let labels = figure
-                    .label
-                    .clone()
-                    .map_or_else(Vec::new, |label| vec![label]);
-                encode(figure, metric.encode_family(&labels)?)?;
+                let labels: Vec<_> = figure.label.iter().cloned().collect();
+                encode(figure.value, metric.encode_family(&labels)?)?;
             }
         }
         Ok(())
     }
 }
 
-fn encode(figure: &Figure, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-    if figure.is_counter {
-        return ConstCounter::new(figure.value).encode(encoder);
+fn kind(value: Value) -> MetricType {
+    match value {
+        Value::Counter(_) => MetricType::Counter,
+        Value::Gauge(_) | Value::Seconds(_) => MetricType::Gauge,
     }
-    // A gauge is signed; no count of ours comes near its limit.
-    ConstGauge::new(i64::try_from(figure.value).unwrap_or(i64::MAX)).encode(encoder)
+}
+
+fn encode(value: Value, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+    match value {
+        Value::Counter(count) => ConstCounter::new(count).encode(encoder),
+        // A gauge is signed; no count of ours comes near its limit.
+        Value::Gauge(count) => {
+            ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)).encode(encoder)
+        }
+        Value::Seconds(seconds) => ConstGauge::new(seconds).encode(encoder),
+    }
 }

@@ -19,6 +19,7 @@ use transport::{RunningClock, Sockets, Workers};
 
 use crate::addresses::Addresses;
 use crate::config::{HostConfig, RoleDefaults};
+use crate::figures::Figures;
 use crate::handle::Handle;
 use crate::keys::keys;
 use crate::metrics::Metrics;
@@ -94,22 +95,7 @@ pub trait Role: Send + Sync + Sized + 'static {
     /// Adds its own gRPC services.
     fn services(face: &mut face::Server, host: &Host<Self>);
     /// Reads its own figures.
-    fn measure(element: &Sharded<Self::Shard, Self::Node>, into: &mut dyn FnMut(Figure));
-}
-
-/// One figure for metrics.
-#[derive(Clone, Debug)]
-pub struct Figure {
-    /// Its name, without `_total`.
-    pub name: &'static str,
-    /// What it counts.
-    pub help: &'static str,
-    /// One label, name and value.
-    pub label: Option<(&'static str, String)>,
-    /// Its value.
-    pub value: u64,
-    /// Whether it only grows.
-    pub is_counter: bool,
+    fn measure(element: &Sharded<Self::Shard, Self::Node>, now: Instant, figures: &mut Figures);
 }
 
 /// What a process's gRPC services may use.

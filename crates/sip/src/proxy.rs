@@ -118,6 +118,16 @@ pub struct ProxyCounters {
     pub refused_forgotten: u64,
 }
 
+impl ProxyCounters {
+    /// Adds another core's.
+    pub fn add(&mut self, other: &Self) {
+        self.repeats_sent += other.repeats_sent;
+        self.repeats_absorbed += other.repeats_absorbed;
+        self.stray_responses += other.stray_responses;
+        self.refused_forgotten += other.refused_forgotten;
+    }
+}
+
 /// Changes a stored request before another try: see [`Proxy::retry`].
 pub type Edit<'a> = dyn FnMut(&Message<'_>, &mut Splice) + 'a;
 

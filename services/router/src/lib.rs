@@ -6,6 +6,7 @@
 mod cell;
 mod decision;
 mod grpc;
+mod metrics;
 mod node;
 mod record;
 mod role;

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use control::view::{MemberKind, View as RegistryView};
 use element::{FlowId, Sharded};
-use host::{Addresses, Answer, Figure, Host, HostConfig, Name, Role, RoleDefaults};
+use host::{Addresses, Answer, Figures, Host, HostConfig, Name, Role, RoleDefaults};
 use replication::DialogsConfig;
-use sip::{DialogConfig, Drop, ProxyConfig};
+use sip::{DialogConfig, ProxyConfig, ProxyCounters};
 
 use crate::cell::BusIdentity;
-use crate::grpc;
 use crate::node::Node;
 use crate::shard::{Counters, Shard};
 use crate::view::View;
+use crate::{grpc, metrics};
 
 /// The router's part in [`host::run`].
 #[derive(Debug)]
@@ -132,96 +132,48 @@ impl Role for Router {
         grpc::add_services(face, host);
     }
 
-    fn measure(element: &Sharded<Shard, Node>, into: &mut dyn FnMut(Figure)) {
+    fn measure(element: &Sharded<Shard, Node>, now: Instant, figures: &mut Figures) {
         let mut counters = Counters::default();
-        let (mut contexts, mut repeats, mut absorbed) = (0, 0, 0);
-        let dialogs = element.inspect_node(Node::dialogs) as u64;
-        let mut forgotten = 0;
+        let mut proxy = ProxyCounters::default();
+        let mut contexts = 0;
         element.for_each_shard(|shard| {
             counters.add(shard.counters());
+            proxy.add(&shard.proxy_counters());
             contexts += shard.contexts() as u64;
-            repeats += shard.proxy_counters().repeats_sent;
-            absorbed += shard.proxy_counters().repeats_absorbed;
-            forgotten += shard.proxy_counters().refused_forgotten;
         });
-        let mut figure = |name, help, value, is_counter| {
-            into(Figure {
-                name,
-                help,
-                label: None,
-                value,
-                is_counter,
-            })
-        };
-        figure(
-            "router_dialogs",
-            "Dialogs, early ones included",
-            dialogs,
-            false,
-        );
-        figure(
+        let dialogs = element.inspect_node(Node::dialogs) as u64;
+        figures.gauge("router_dialogs", "Dialogs, early ones included", dialogs);
+        figures.counter(
             "router_records_dropped",
             "Call records that nobody wrote in time",
             element.inspect_node(Node::records_dropped),
-            true,
         );
-        figure(
+        figures.gauge(
             "router_contexts",
             "Requests on their way or just answered",
             contexts,
-            false,
         );
-        figure(
-            "router_calls",
-            "INVITEs that opened a call",
-            counters.calls,
-            true,
-        );
-        figure(
+        figures.counter("router_calls", "INVITEs that opened a call", counters.calls);
+        figures.counter(
             "router_calls_refused",
             "New requests answered with 503",
             counters.calls_refused,
-            true,
         );
-        figure(
+        figures.counter(
             "router_next_hops",
             "Requests that went on to a further place",
             counters.next_hops,
-            true,
         );
-        figure(
+        figures.counter(
             "router_passed_statelessly",
             "Responses that were a dead router's",
             counters.passed_statelessly,
-            true,
         );
-        figure(
-            "sip_repeats_sent",
-            "Requests sent again by Timers A and E",
-            repeats,
-            true,
-        );
-        figure(
-            "sip_repeats_absorbed",
-            "Repeated requests absorbed",
-            absorbed,
-            true,
-        );
-        figure(
-            "sip_refused_forgotten",
-            "Refused INVITEs forgotten before their time",
-            forgotten,
-            true,
-        );
-        for reason in Drop::ALL {
-            let label = Some(("reason", reason.name().to_owned()));
-            into(Figure {
-                name: "sip_drops",
-                help: "Messages not forwarded",
-                label,
-                value: counters.drops.of(reason),
-                is_counter: true,
-            });
-        }
+        figures.sip(&proxy, &counters.drops);
+        element.inspect_node(|node| {
+            if let Some(replication) = node.replication() {
+                metrics::measure(replication, now, figures);
+            }
+        });
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use control::view::{MemberKind, View as RegistryView};
 use dispatch::HealthEvent;
 use element::Sharded;
-use host::{Addresses, Answer, Figure, Host, HostConfig, Name, Role, RoleDefaults};
-use sip::{DialogConfig, Drop, ProxyConfig};
+use host::{Addresses, Answer, Figures, Host, HostConfig, Name, Role, RoleDefaults};
+use sip::{DialogConfig, ProxyConfig, ProxyCounters};
 
 use crate::counters::Counters;
 use crate::node::{Change, Node};
@@ -124,132 +124,72 @@ impl Role for Sbc {
         face.add(tap::service(host));
     }
 
-    fn measure(element: &Sharded<Shard, Node>, into: &mut dyn FnMut(Figure)) {
+    fn measure(element: &Sharded<Shard, Node>, _now: Instant, figures: &mut Figures) {
         let mut counters = Counters::default();
-        let (mut dialogs, mut contexts, mut repeats, mut absorbed) = (0, 0, 0, 0);
-        let mut forgotten = 0;
+        let mut proxy = ProxyCounters::default();
+        let (mut dialogs, mut contexts) = (0, 0);
         element.for_each_shard(|shard| {
             counters.add(shard.counters());
+            proxy.add(&shard.proxy_counters());
             dialogs += shard.dialogs() as u64;
             contexts += shard.contexts() as u64;
-            repeats += shard.proxy_counters().repeats_sent;
-            absorbed += shard.proxy_counters().repeats_absorbed;
-            forgotten += shard.proxy_counters().refused_forgotten;
         });
-        let mut figure = |name, help, value, is_counter| {
-            into(Figure {
-                name,
-                help,
-                label: None,
-                value,
-                is_counter,
-            })
-        };
-        figure(
-            "sbc_dialogs",
-            "Dialogs, early ones included",
-            dialogs,
-            false,
-        );
-        figure(
+        figures.gauge("sbc_dialogs", "Dialogs, early ones included", dialogs);
+        figures.gauge(
             "sbc_contexts",
             "Requests on their way or just answered",
             contexts,
-            false,
         );
-        figure(
-            "sbc_calls",
-            "INVITEs that opened a call",
-            counters.calls,
-            true,
-        );
-        figure(
+        figures.counter("sbc_calls", "INVITEs that opened a call", counters.calls);
+        figures.counter(
             "sbc_calls_refused",
             "New requests answered with 503",
             counters.calls_refused,
-            true,
         );
-        figure(
+        figures.counter(
             "sbc_failovers",
             "Requests sent to another router than the first",
             counters.failovers,
-            true,
         );
-        figure(
+        figures.counter(
             "sbc_answered_in_stead",
             "Responses given in a dead router's stead",
             counters.answered_in_stead,
-            true,
         );
-        figure(
+        figures.counter(
             "sbc_delivered_without_router",
             "Requests delivered past all routers",
             counters.delivered_without_router,
-            true,
         );
-        figure(
+        figures.counter(
             "sbc_late_second_passes",
             "Second passes that came too late",
             counters.late_second_passes,
-            true,
         );
-        figure(
+        figures.counter(
             "sbc_unreachable",
             "Requests answered 503 because the network cannot reach their callee",
             counters.unreachable,
-            true,
         );
-        figure(
+        figures.counter(
             "sbc_next_addresses",
             "Requests sent to another address of the name that they go to",
             counters.next_addresses,
-            true,
         );
-        figure(
+        figures.counter(
             "sbc_unreachable_ignored",
             "ICMP errors beyond what shards are told of at once",
             element.inspect_node(Node::unreachable_ignored),
-            true,
         );
-        figure(
-            "sip_repeats_sent",
-            "Requests sent again by Timers A and E",
-            repeats,
-            true,
-        );
-        figure(
-            "sip_repeats_absorbed",
-            "Repeated requests absorbed",
-            absorbed,
-            true,
-        );
-        figure(
-            "sip_refused_forgotten",
-            "Refused INVITEs forgotten before their time",
-            forgotten,
-            true,
-        );
-        for reason in Drop::ALL {
-            let label = Some(("reason", reason.name().to_owned()));
-            into(Figure {
-                name: "sip_drops",
-                help: "Messages not forwarded",
-                label,
-                value: counters.drops.of(reason),
-                is_counter: true,
-            });
-        }
+        figures.sip(&proxy, &counters.drops);
         let statuses: Vec<_> = element.inspect_node(|node| node.statuses().collect());
         for status in statuses {
-            let label = Some(("destination", status.id.to_string()));
-            let value = u64::from(status.is_alive());
-            into(Figure {
-                name: "dispatch_destination_active",
-                help: "1 while requests go to it",
-                label,
-                value,
-                is_counter: false,
-            });
+            figures.gauge_of(
+                "dispatch_destination_active",
+                "1 while requests go to it",
+                ("destination", status.id.to_string()),
+                u64::from(status.is_alive()),
+            );
         }
     }
 }
