@@ -18,6 +18,10 @@ use crate::record::{
     Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Text, raise,
 };
 
+/// How much of its early lifetime may pass before a call that goes on ringing is given a new one, of which
+/// the others are told: less than what [`DialogsConfig::early_lifetime`] is beyond Timer C.
+const RINGS_ANEW_AFTER: Duration = Duration::from_secs(10);
+
 /// How much later each further member may fire another's deadline.
 const BACKUP_STEP: Duration = Duration::from_secs(2);
 
@@ -27,7 +31,8 @@ pub struct DialogsConfig {
     /// How long a confirmed dialog may last. Default 3 h (`default_timeout` of Kamailio's dialog
     /// module in our arrangement). Shorter forgets calls that go on; their requests are still routed.
     pub lifetime: Duration,
-    /// How long one may stay unanswered. Default 200 s: beyond a router's Timer C.
+    /// How long one may stay unanswered since it last rang or was sent somewhere. Default 200 s: beyond a
+    /// router's Timer C, which every provisional response starts anew, too (RFC 3261 section 16.7 step 2).
     pub early_lifetime: Duration,
     /// How many dialogs are kept, those of dead ones included. Beyond it new calls are refused, and
     /// what other nodes tell is not taken and counted.
@@ -254,25 +259,34 @@ impl Dialogs {
         }
         let stamp = clock.stamp(now, record.stamp());
         let is_request = !matches!(what, Observed::Rang(_) | Observed::Answered(_));
+        // Whoever never saw the 2xx takes its ACK for it.
         let is_answer = matches!(what, Observed::Answered(_) | Observed::Acked);
+        let goes_on = matches!(what, Observed::Rang(_) | Observed::Tried)
+            && *at + RINGS_ANEW_AFTER <= now.monotonic + config.early_lifetime;
         let mut is_changed = false;
         if is_request {
             is_changed |= note_tag(side(record, from_caller), &from_tag);
             is_changed |= note_tag(side(record, !from_caller), &to_tag);
         }
-        // Whoever never saw the 2xx takes its ACK for it.
-        if is_answer && record.answered == 0 {
-            record.answered = now.wall_seconds();
+        if (is_answer || goes_on) && record.answered == 0 {
+            let lasts = match is_answer {
+                true => config.lifetime,
+                false => config.early_lifetime,
+            };
             record.lifetime = Lifetime {
                 stamp,
-                seconds: config.lifetime.as_secs() as u32,
+                seconds: lasts.as_secs() as u32,
             };
-            *at = now.monotonic + config.lifetime;
+            *at = now.monotonic + lasts;
+            if is_answer {
+                record.answered = now.wall_seconds();
+            }
             is_changed = true;
         }
         is_changed |= match what {
             // It has a way of its own, above.
             Observed::Invited { .. } => return None,
+            Observed::Tried => false,
             Observed::Rang(leg) => {
                 raise(&mut record.state, DialogState::Early)
                     | answered_leg(&mut record.callee, stamp, to_tag, leg)
@@ -291,11 +305,13 @@ impl Dialogs {
             }
             Observed::Refreshed(seen) => {
                 let leg = side(record, from_caller);
-                let is_newer = seen.cseq > leg.cseq;
-                if is_newer && !seen.contact.is_empty() {
+                let is_latest = seen.cseq == 0 || seen.cseq >= leg.cseq;
+                let has_moved = !seen.contact.is_empty() && seen.contact != leg.contact;
+                if is_latest && has_moved {
                     leg.contact = seen.contact;
+                    leg.stamp = stamp;
                 }
-                count(leg, stamp, seen.cseq)
+                count(leg, stamp, seen.cseq) | (is_latest && has_moved)
             }
             Observed::Requested { cseq } => count(side(record, from_caller), stamp, cseq),
             Observed::Ended(cause) => {
@@ -528,7 +544,7 @@ impl Dialogs {
             let is_own = held.record.ownership.owner == self.own;
             let due = match is_own {
                 true => held.at,
-                false => held.at + BACKUP_STEP * (self.place(&changed.key) + 1),
+                false => held.at + BACKUP_STEP * (self.place(&changed.key, |_| true) + 1),
             };
             if due > now.monotonic {
                 self.arm(changed.key, Some(due));
@@ -553,8 +569,8 @@ impl Dialogs {
         }
     }
 
-    /// Returns our place for a Call-ID among the members that do not own it: 0 is first.
-    fn place(&self, key: &DialogKey) -> u32 {
+    /// Returns our place for a Call-ID among those members that do not own it: 0 is first.
+    pub(crate) fn place(&self, key: &DialogKey, among: impl Fn(SocketAddr) -> bool) -> u32 {
         let owner = self.dialog(key).map(|held| held.record.ownership.owner);
         let score = |member: &SocketAddr| {
             let mut hasher = SipHasher24::new_with_key(&self.cell_key);
@@ -564,6 +580,7 @@ impl Dialogs {
         };
         let own = score(&self.own);
         let others = self.members.iter().filter(|member| Some(**member) != owner);
+        let others = others.filter(|member| among(**member));
         others.filter(|member| score(member) > own).count() as u32
     }
 
@@ -803,6 +820,32 @@ mod tests {
             let bye = seen(7, b"c", b"a", Observed::Ended(Cause::Bye));
             assert!(heir.observe(later, &mut clock, bye).is_some());
         }
+    }
+
+    #[test]
+    fn a_call_that_goes_on_ringing_or_is_tried_elsewhere_lasts() {
+        let begin = start();
+        let mut owner = table(1);
+        owner.0.observe(begin, &mut owner.1, invite(7, b"a"));
+        let early = owner.0.config().early_lifetime;
+        let rang = || seen(7, b"a", b"b", Observed::Rang(leg(0, b"sip:b@1")));
+        let seconds = early.as_secs();
+        // Three times as long as it may stay silent.
+        for (i, step) in (0..seconds * 3).step_by(seconds as usize - 1).enumerate() {
+            let now = after(begin, step);
+            assert_eq!(owner.0.handle_timeout(now, &mut owner.1), None, "{step}");
+            let what = match i % 2 {
+                0 => rang(),
+                _ => seen(7, b"a", b"", Observed::Tried),
+            };
+            let told = owner.0.observe(now, &mut owner.1, what);
+            assert!(told.is_some(), "the others have to know");
+            assert_eq!(owner.0.observe(after(now, 1), &mut owner.1, rang()), None);
+        }
+        let answer = seen(7, b"a", b"b", Observed::Answered(leg(0, b"sip:b@1")));
+        let late = after(begin, seconds * 3);
+        assert!(owner.0.observe(late, &mut owner.1, answer).is_some());
+        assert_eq!(record(&owner.0, 7).state, DialogState::Answered);
     }
 
     #[test]

@@ -42,15 +42,17 @@ pub enum Observed {
         /// The caller's leg.
         caller: LegSeen,
     },
+    /// The INVITE goes on to another place.
+    Tried,
     /// 101 to 199 to the INVITE, with a To tag.
     Rang(LegSeen),
     /// 2xx to the INVITE.
     Answered(LegSeen),
     /// The ACK of a 2xx.
     Acked,
-    /// A re-INVITE or UPDATE: its sender's leg may have moved.
+    /// A re-INVITE or UPDATE was accepted: where whoever is named as its sender wants to be reached.
     Refreshed(LegSeen),
-    /// Any other request inside the dialog.
+    /// A request inside the dialog but ACK and BYE.
     Requested {
         /// Its CSeq.
         cseq: u32,

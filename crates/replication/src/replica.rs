@@ -29,9 +29,10 @@ pub const TOMBSTONES_MAX: usize = 200_000;
 /// How many call records wait to be taken; at the limit the oldest is dropped, counted.
 pub const RECORDS_DUE_MAX: usize = 65_536;
 
-/// How long before its owner was found to be lost a dialog may have ended without a call record: the
-/// owner writes a moment later, and it is missed within two seconds.
-const RECORD_IN_DOUBT: Duration = Duration::from_secs(5);
+/// How long before its owner was found to be lost a dialog may have ended and the rest not be done: a
+/// call record is written a moment later, a Kamailio is told to forget the dialog 5 s later, and the owner
+/// is missed within two seconds.
+const END_IN_DOUBT: Duration = Duration::from_secs(10);
 
 /// How often tombstones are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -102,6 +103,8 @@ pub struct Replica {
     ended: VecDeque<(Instant, DialogKey)>,
     /// Those of them whose call records are ours to write.
     records_due: VecDeque<DialogKey>,
+    /// Those of them that ended at a lost node and whose rest is ours to do.
+    inherited: VecDeque<DialogKey>,
     records_dropped: u64,
     /// For each Tandem member of the cell: when the last round with it began that found no difference.
     clean_since: BTreeMap<SocketAddr, Option<Instant>>,
@@ -126,6 +129,7 @@ impl Replica {
             changes: VecDeque::new(),
             ended: VecDeque::new(),
             records_due: VecDeque::new(),
+            inherited: VecDeque::new(),
             records_dropped: 0,
             clean_since: BTreeMap::new(),
             changed_at: Box::new([None; PARTITIONS]),
@@ -193,7 +197,7 @@ impl Replica {
     }
 
     /// Returns the next dialog whose call record is ours to write: one that ended here, or shortly before
-    /// its owner was lost.
+    /// its owner was lost. That one may have written it, too.
     pub fn poll_call_record(&mut self) -> Option<(DialogKey, &DialogRecord)> {
         let mut due = std::iter::from_fn(|| self.records_due.pop_front());
         let key = due.find(|key| self.dialogs.dialog(key).is_some())?;
@@ -207,23 +211,37 @@ impl Replica {
         self.records_dropped
     }
 
-    /// Takes the news that another node of the cell is lost: silent, or back under a new incarnation. What
-    /// had just ended there may have no call record yet, so it gets one from here too.
-    pub fn handle_lost(&mut self, now: Instant, node: SocketAddr) {
-        if !self.clean_since.contains_key(&node) {
-            return;
-        }
-        let recent = |since: Instant| now.saturating_duration_since(since) <= RECORD_IN_DOUBT;
+    /// Takes the news that another member of the cell is lost: silent, or back under a new incarnation;
+    /// `is_up` tells which of the others are not. What had just ended at a lost one may not have been
+    /// finished there, so its heir does that: see [`Replica::poll_call_record`], [`Replica::poll_inherited`].
+    pub fn handle_lost(
+        &mut self,
+        now: Instant,
+        node: SocketAddr,
+        is_up: impl Fn(SocketAddr) -> bool,
+    ) {
+        let is_up = |member| member != node && (member == self.own || is_up(member));
+        let recent = |since: Instant| now.saturating_duration_since(since) <= END_IN_DOUBT;
+        let is_ours = |key: &&DialogKey| {
+            let held = self.dialogs.dialog(key);
+            let owner = held.map(|held| held.record.ownership.owner);
+            owner.is_some_and(|owner| self.clean_since.contains_key(&owner) && !is_up(owner))
+                && self.dialogs.place(key, is_up) == 0
+        };
         let ended = self.ended.iter().rev();
         let ended = ended.take_while(|(since, _)| recent(*since));
-        let of_node = |key: &&DialogKey| {
-            let held = self.dialogs.dialog(key);
-            held.is_some_and(|held| held.record.ownership.owner == node)
-        };
-        let doubtful: Vec<_> = ended.map(|(_, key)| key).filter(of_node).cloned().collect();
-        for key in doubtful.into_iter().rev() {
-            self.note_call_record(key);
+        let inherited = ended.map(|(_, key)| key).filter(is_ours).cloned();
+        let inherited: Vec<_> = inherited.take(RECORDS_DUE_MAX).collect();
+        for key in inherited.into_iter().rev() {
+            self.note_call_record(key.clone());
+            self.inherited.push_back(key);
         }
+    }
+
+    /// Returns the next dialog that ended at a node which was lost before it can have told all Kamailio
+    /// nodes that this is so.
+    pub fn poll_inherited(&mut self) -> Option<DialogKey> {
+        self.inherited.pop_front()
     }
 
     /// Lets a dialog that is over wait for [`Replica::poll_call_record`]; it is remembered for much longer.
@@ -713,8 +731,8 @@ mod tests {
         );
     }
 
-    /// Another member's replica that has heard of the dialog, and of its end at `ended`.
-    fn told_of_the_end(began: Now, ended: Now) -> Replica {
+    /// The replica of a member, beside the owner's, that has heard of the dialog, and of its end at `ended`.
+    fn told_of_the_end(own: u8, began: Now, ended: Now) -> Replica {
         let mut owner = with_a_tombstone(began);
         let told = Key::Dialog(key());
         let Some(Record::Dialog(over, _)) = owner.record(began.monotonic, &told) else {
@@ -725,31 +743,60 @@ mod tests {
             end: None,
             ..(*over).clone()
         };
-        let mut other = Replica::new(address(2), [7; 16], DialogsConfig::default());
-        other.set_members(&[address(1)].into());
+        let mut other = Replica::new(address(own), [7; 16], DialogsConfig::default());
+        let others = (1..=3).filter(|member| *member != own).map(address);
+        other.set_members(&others.collect());
         let origin = Origin::Tandem(address(1));
         other.merge_dialog(began, key(), going_on, Duration::from_secs(60), origin);
         other.merge_dialog(ended, key(), *over, Duration::ZERO, origin);
         assert_eq!(owner.poll_call_record().map(|(key, _)| key), Some(key()));
         assert_eq!(owner.poll_call_record(), None, "once");
+        assert_eq!(other.poll_call_record(), None, "its owner does");
         other
     }
 
-    #[test]
-    fn who_ended_a_dialog_writes_its_record_and_another_only_when_that_may_be_missing() {
-        let began = start();
-        let ended = after(began, 10);
-        let mut other = told_of_the_end(began, ended);
-        assert_eq!(other.poll_call_record(), None, "its owner does");
-        other.handle_lost(after(ended, 2).monotonic, address(3));
-        assert_eq!(other.poll_call_record(), None, "no member");
-        other.handle_lost(after(ended, 2).monotonic, address(1));
-        assert_eq!(other.poll_call_record().map(|(key, _)| key), Some(key()));
-        assert_eq!(other.poll_call_record(), None, "once");
+    /// Whether this replica finishes what ended at a lost node.
+    fn inherits(replica: &mut Replica) -> bool {
+        let inherited = replica.poll_inherited();
+        let recorded = replica.poll_call_record().map(|(key, _)| key);
+        assert_eq!(inherited, recorded);
+        assert_eq!(replica.poll_inherited(), None, "once");
+        inherited.is_some()
+    }
 
-        let mut other = told_of_the_end(began, ended);
-        other.handle_lost(after(ended, 6).monotonic, address(1));
-        assert_eq!(other.poll_call_record(), None, "its owner has, long ago");
+    #[test]
+    fn what_ended_just_before_its_owner_was_lost_is_finished_by_one_heir() {
+        let (began, ended) = (start(), after(start(), 10));
+        let lost = after(ended, 2).monotonic;
+        let mut heirs = [2, 3].map(|own| told_of_the_end(own, began, ended));
+        for heir in &mut heirs {
+            heir.handle_lost(lost, address(4), |_| true);
+            assert!(!inherits(heir), "no member");
+            heir.handle_lost(lost, address(1), |_| true);
+        }
+        let finished = heirs.each_mut().map(inherits);
+        assert_eq!(finished.into_iter().filter(|it| *it).count(), 1);
+
+        // The heir is lost, too.
+        let [first, second] = match finished {
+            [true, _] => [2, 3],
+            [false, _] => [3, 2],
+        };
+        let mut second = told_of_the_end(second, began, ended);
+        second.handle_lost(lost, address(1), |_| true);
+        assert!(!inherits(&mut second));
+        second.handle_lost(lost, address(first), |_| false);
+        assert!(inherits(&mut second));
+    }
+
+    #[test]
+    fn what_ended_long_before_its_owner_was_lost_needs_no_heir() {
+        let (began, ended) = (start(), after(start(), 10));
+        for own in [2, 3] {
+            let mut other = told_of_the_end(own, began, ended);
+            other.handle_lost(after(ended, 11).monotonic, address(1), |_| true);
+            assert!(!inherits(&mut other));
+        }
     }
 
     #[test]

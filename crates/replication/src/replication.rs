@@ -217,6 +217,12 @@ impl Replication {
         self.bus.outbox()
     }
 
+    /// Tells whether a Kamailio node is still to be told of the end of a dialog that ended here.
+    #[must_use]
+    pub fn owes_ends(&self) -> bool {
+        self.stock.owes_ends()
+    }
+
     /// Says goodbye to the bus.
     pub fn leave(&mut self, now: Now) {
         self.bus.leave(now.monotonic);
@@ -285,6 +291,10 @@ impl Replication {
                 self.tandem.note(now, &change);
                 self.stock.note(now, &self.replica, &change);
             }
+            while let Some(key) = self.replica.poll_inherited() {
+                news = true;
+                self.stock.note_inherited(now, &key);
+            }
             if !news {
                 break;
             }
@@ -295,9 +305,8 @@ impl Replication {
         match event {
             Event::NodeUp { node } => self.tandem.node_up(now, node),
             Event::NodeDown { node } => {
-                self.tandem.node_down(now, node);
+                self.tandem.node_down(now, &mut self.replica, node);
                 self.stock.node_down(now, node);
-                self.replica.handle_lost(now.monotonic, node);
             }
             Event::Listed { node } => self.stock.node_lists_us(now, node),
             Event::NodeRemoved { node } => {

@@ -5,9 +5,14 @@
 mod stock_model;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use dmq_bodies::{DialogState as WireState, Did, slot};
-use replication::{Cause, DialogKey, DialogState, DialogsConfig, Observed, Origin, Replica};
+use replication::{
+    Cause, DialogKey, DialogState, DialogsConfig, End, Observed, Origin, Ownership, Replica,
+};
+use stock_model::kamailio::Kamailio;
 use stock_model::kamailio::Version::{V56, V62};
 use stock_model::{HASH_SIZE, World, h_id, key, leg, ms, ours, stock};
 
@@ -305,6 +310,59 @@ fn what_ended_meanwhile_ends_at_a_node_that_asks_without_having_restarted() {
     assert_eq!(known, [b"goes on"]);
     let errors = kamailio.log.iter().filter(|line| line.starts_with("ERROR"));
     assert_eq!(errors.count(), 0, "{:?}", kamailio.log);
+}
+
+/// Another Tandem member owns the call, which it has ended, and is lost `after` that.
+fn ended_at_a_lost_member(world: &mut World, call_id: &str, after: Duration) {
+    let member: SocketAddr = "10.0.0.9:5062".parse().unwrap();
+    let origin = Origin::Tandem(member);
+    let record = |world: &World| {
+        let held = world.ours.replica.dialogs().dialog(&key(call_id));
+        held.unwrap().record.clone()
+    };
+    world.write(|_, replica| replica.set_members(&[member].into()));
+    let mut theirs = record(world);
+    theirs.ownership = Ownership {
+        epoch: 2,
+        owner: member,
+    };
+    let mut ended = theirs.clone();
+    ended.state = DialogState::Ended;
+    ended.end = Some(End {
+        at: world.clock().wall / 1000,
+        cause: Cause::Bye,
+    });
+    for record in [theirs, ended] {
+        world.write(|now, replica| {
+            replica.merge_dialog(now, key(call_id), record, ms(60_000), origin)
+        });
+    }
+    world.run(after);
+    world.write(|now, replica| replica.handle_lost(now.monotonic, member, |_| true));
+}
+
+#[test]
+fn what_ended_at_a_lost_member_is_freed_by_every_node_and_none_complains() {
+    // It has not heard of the end, it has, it has freed the dialog.
+    let knows: [fn(&mut Kamailio, Did); 3] = [
+        |_, _| {},
+        |it, did| it.dialogs.get_mut(&did).unwrap().state = WireState::Deleted,
+        |it, did| drop(it.dialogs.remove(&did)),
+    ];
+    for (i, knows) in knows.into_iter().enumerate() {
+        let mut world = World::settled(60 + i as u64, &[V56]);
+        world.call("goes on");
+        world.call("ended");
+        world.kamailio(0, |_, it| knows(it, did("ended")));
+        ended_at_a_lost_member(&mut world, "ended", ms(2_000));
+        assert!(world.ours.channel.owes_ends(), "{i}");
+        world.run(ms(6_000));
+        assert!(!world.ours.channel.owes_ends(), "{i}");
+        let kamailio = &world.kamailios[0];
+        let known: Vec<_> = kamailio.dialogs.keys().copied().collect();
+        assert_eq!(known, [did("goes on")], "{i}");
+        assert_eq!(kamailio.log, [""; 0], "{i}");
+    }
 }
 
 #[test]

@@ -137,7 +137,10 @@ impl Node {
     /// Returns how many call records were dropped because nobody took them in time.
     #[must_use]
     pub fn records_dropped(&self) -> u64 {
-        let replica = self.joined.as_ref().map(|joined| joined.replication.replica());
+        let replica = self
+            .joined
+            .as_ref()
+            .map(|joined| joined.replication.replica());
         self.records.dropped() + replica.map_or(0, replication::Replica::records_dropped)
     }
 
@@ -333,6 +336,13 @@ impl Node {
             Ok(sets) => self.sets = Some(sets),
             Err(error) => self.unusable.push(error.to_string()),
         }
+    }
+
+    /// Tells whether a Kamailio is still to be told of the end of a dialog that ended here.
+    #[must_use]
+    pub fn owes_ends(&self) -> bool {
+        let joined = self.joined.as_ref();
+        joined.is_some_and(|joined| joined.replication.owes_ends())
     }
 
     /// Returns what of the registry's view could not be put in force, and forgets it.

@@ -88,9 +88,10 @@ impl Role for Router {
         node.drain(draining);
     }
 
-    /// Its dialogs have heirs: only requests that are under way keep it.
+    /// Its dialogs have heirs: only requests that are under way keep it, and what a Kamailio is to be told
+    /// of dialogs that ended here.
     fn is_drained(element: &Sharded<Shard, Node>) -> bool {
-        let mut busy = false;
+        let mut busy = element.inspect_node(Node::owes_ends);
         element.for_each_shard(|shard| busy |= shard.is_busy());
         !busy
     }

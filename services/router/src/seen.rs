@@ -7,7 +7,7 @@ use dmq_bodies::{Did, slot};
 use rand::RngCore;
 use replication::{Cause, LegSeen, Observation, Observed, Text};
 use sip::ContextId;
-use sip_types::{Message, Method, NameAddr};
+use sip_types::{Index, Message, Method, NameAddr};
 
 use crate::shard::Shard;
 use crate::view::View;
@@ -35,23 +35,61 @@ impl Shard {
         self.saw(Some(h_id), request, what);
     }
 
-    /// A response to an INVITE that opened a call goes upstream.
-    pub(crate) fn saw_response(&mut self, id: ContextId, status: u16, response: &Message<'_>) {
-        let Some(h_id) = self.proxy.data(id).and_then(|call| call.h_id) else {
+    /// An INVITE that opened a call goes on to another place.
+    pub(crate) fn saw_next_hop(&mut self, id: ContextId) {
+        let Some(context) = self.proxy.context(id) else {
             return;
         };
-        match status {
-            101..200 => self.saw(
-                Some(h_id),
-                response,
-                Observed::Rang(leg_of_response(response)),
-            ),
-            200..300 => {
-                let leg = leg_of_response(response);
+        let (Some(h_id), Some(request)) = (context.data.h_id, context.request()) else {
+            return;
+        };
+        if let Ok(request) = Message::parse(request, &mut Index::default()) {
+            let seen = observation(Some(h_id), &request, Observed::Tried);
+            self.seen.push(seen);
+        }
+    }
+
+    /// A response goes upstream: to an INVITE that opened a call, or inside a dialog.
+    pub(crate) fn saw_response(&mut self, id: ContextId, status: u16, response: &Message<'_>) {
+        let h_id = self.proxy.data(id).and_then(|call| call.h_id);
+        match (h_id, status) {
+            (Some(h_id), 101..200) => {
+                let leg = leg_of_response(h_id, response);
+                self.saw(Some(h_id), response, Observed::Rang(leg));
+            }
+            (Some(h_id), 200..300) => {
+                let leg = leg_of_response(h_id, response);
                 self.saw(Some(h_id), response, Observed::Answered(leg));
             }
+            (None, 200..300) => self.saw_refresh(id, response),
             _ => {}
         }
+    }
+
+    /// A 2xx inside a dialog: that of a re-INVITE or UPDATE moves both legs (RFC 3261 section 12.2.1.2).
+    fn saw_refresh(&mut self, id: ContextId, response: &Message<'_>) {
+        let request = self.proxy.context(id).and_then(sip::Context::request);
+        let mut index = Index::default();
+        let request = request.map(|request| Message::parse(request, &mut index));
+        let Some(Ok(request)) = request else { return };
+        if !matches!(request.method(), Method::Invite | Method::Update) {
+            return;
+        }
+        let seen = |cseq, message: &Message<'_>| {
+            Observed::Refreshed(LegSeen {
+                cseq,
+                contact: uri_of(message.contacts().find_map(Result::ok)),
+                route_set: Text::default(),
+            })
+        };
+        let cseq = request.cseq().map_or(0, |cseq| cseq.number);
+        let sender = observation(None, response, seen(cseq, &request));
+        let answerer = Observation {
+            from_tag: sender.to_tag.clone(),
+            to_tag: sender.from_tag.clone(),
+            ..observation(None, response, seen(0, response))
+        };
+        self.seen.extend([sender, answerer]);
     }
 
     /// A call may have ended without a 2xx: its context says. `message` is any of the call's.
@@ -84,8 +122,6 @@ impl Shard {
             Observed::Acked
         } else if request.method() == Method::Bye {
             Observed::Ended(Cause::Bye)
-        } else if matches!(request.method(), Method::Invite | Method::Update) {
-            Observed::Refreshed(leg_of_request(request))
         } else {
             Observed::Requested { cseq }
         };
@@ -109,8 +145,11 @@ fn observation(h_id: Option<u32>, message: &Message<'_>, what: Observed) -> Obse
 
 /// Returns the `did` of the topmost Route, which is ours or that of the router whose heir we are.
 fn did_of(request: &Message<'_>) -> Option<Did> {
-    let route = request.routes().next()?.ok()?;
-    let uri = route.parsed_uri().ok()?;
+    did_in(&request.routes().next()?.ok()?)
+}
+
+fn did_in(entry: &NameAddr<'_>) -> Option<Did> {
+    let uri = entry.parsed_uri().ok()?;
     Did::parse(uri.params.get(DID)??).ok()
 }
 
@@ -123,12 +162,10 @@ fn leg_of_request(request: &Message<'_>) -> LegSeen {
     }
 }
 
-/// The route set towards the callee: what stands above our own entry, the nearest first.
-fn leg_of_response(response: &Message<'_>) -> LegSeen {
-    let is_own = |entry: &NameAddr<'_>| {
-        let uri = entry.parsed_uri();
-        uri.is_ok_and(|uri| uri.params.get(DID).is_some())
-    };
+/// The route set towards the callee: what stands above our own entry, the nearest first. Others may name
+/// a dialog of theirs in an entry, too.
+fn leg_of_response(h_id: u32, response: &Message<'_>) -> LegSeen {
+    let is_own = |entry: &NameAddr<'_>| did_in(entry).is_some_and(|did| did.h_id == h_id);
     let entries_above: Vec<_> = response
         .record_routes()
         .filter_map(Result::ok)

@@ -277,6 +277,31 @@ impl Node {
         }
     }
 
+    /// A dialog ended at a node which was lost before it can have told this to the end. It is told whole:
+    /// whether the node knows of it, of its end, or has freed it is unknown, and so it complains of nothing.
+    pub(super) fn note_inherited(&mut self, now: Instant, key: &DialogKey) {
+        if !self.is_up || self.dialogs.len() >= TOLD_MAX && !self.dialogs.contains_key(key) {
+            return;
+        }
+        let told = self.dialogs.entry(key.clone()).or_default();
+        if told.is_ending() {
+            return;
+        }
+        told.is_stale = true;
+        told.ended_at = Some(now);
+        told.ending = Some(Ending::State { again: false });
+        self.queue_dialog(key);
+    }
+
+    /// Tells whether it is still to be told of the end of a dialog for the first time.
+    pub(super) fn is_owed_an_end(&self) -> bool {
+        let first = |told: &Told| match told.ending {
+            Some(Ending::State { again } | Ending::Remove { again, .. }) => !again,
+            Some(Ending::Repeat { .. }) | None => false,
+        };
+        self.dialogs.values().any(first)
+    }
+
     /// The node has freed a dialog, or may have.
     pub(super) fn note_freed(&mut self, key: &DialogKey, is_ours: bool) {
         let Some(told) = self.dialogs.get_mut(key).filter(|told| !told.is_ending()) else {

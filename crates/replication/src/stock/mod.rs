@@ -258,6 +258,20 @@ impl Channel {
         }
     }
 
+    /// Takes the news that a dialog ended at a node which was lost before it can have told this to the end.
+    pub fn note_inherited(&mut self, now: Now, key: &DialogKey) {
+        for node in self.nodes.values_mut() {
+            node.note_inherited(now.monotonic, key);
+        }
+    }
+
+    /// Tells whether a node that takes messages is still to be told of an end, repeats left out.
+    #[must_use]
+    pub fn owes_ends(&self) -> bool {
+        let mut up = self.nodes.values().filter(|node| node.is_up);
+        up.any(Node::is_owed_an_end)
+    }
+
     /// Returns the dialogs with these numbers that the replica holds, or held a moment ago.
     pub fn named(&self, did: Did) -> impl Iterator<Item = DialogKey> {
         self.numbers.find(did)

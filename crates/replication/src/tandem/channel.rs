@@ -85,11 +85,17 @@ impl Channel {
     }
 
     /// The bus does not reach a node any more.
-    pub fn node_down(&mut self, _now: Now, node: SocketAddr) {
+    pub fn node_down(&mut self, now: Now, replica: &mut Replica, node: SocketAddr) {
         self.pulls.forget(node);
         if let Some(link) = self.links.get_mut(&node) {
             link.handle_down();
         }
+        self.lose(now, replica, node);
+    }
+
+    fn lose(&self, now: Now, replica: &mut Replica, node: SocketAddr) {
+        let is_up = |member| self.links.get(&member).is_some_and(Link::is_tandem);
+        replica.handle_lost(now.monotonic, node, is_up);
     }
 
     /// A node is no longer on the bus.
@@ -194,7 +200,7 @@ impl Channel {
             && link.handle_peer(now.monotonic, peer)
         {
             self.pulls.forget(node);
-            replica.handle_lost(now.monotonic, node);
+            self.lose(now, replica, node);
         }
         200
     }

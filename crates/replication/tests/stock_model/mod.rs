@@ -430,6 +430,9 @@ impl World {
             node.channel.note(now, &node.replica, &change);
             node.changes.push(change);
         }
+        while let Some(key) = node.replica.poll_inherited() {
+            node.channel.note_inherited(now, &key);
+        }
         node.channel.run(now, &mut node.replica, &mut node.bus);
         let outbox = node.bus.outbox();
         let mut sent: Vec<_> = outbox

@@ -42,6 +42,7 @@ impl Shard {
         }
         self.counters.next_hops += 1;
         self.expect_word(now, branch);
+        self.saw_next_hop(id);
         true
     }
 
