@@ -61,12 +61,14 @@ pub(crate) fn dmq(places: &Places, name: &str) -> SocketAddr {
 
 impl Kamailio {
     /// Starts it and waits until it can be asked. `aliases` are the routers of the cell, `seeds` the
-    /// nodes that it is told to join at; the log is added to that of its earlier life.
+    /// nodes that it is told to join at, `match_mode` how it finds the dialog of a request; the log is added
+    /// to that of its earlier life.
     pub(crate) fn start(
         system: &System,
         name: &'static str,
         aliases: &[&str],
         seeds: &[&str],
+        match_mode: u8,
     ) -> Self {
         let file = |suffix: &str| system.path().join(format!("{name}.{suffix}"));
         let control = file("control");
@@ -81,6 +83,10 @@ impl Kamailio {
             .replace("@IP@", &system.places.of(name).ip.to_string())
             .replace("@ALIASES@", &lines(aliases.iter().map(alias).collect()))
             .replace("@NOTIFICATION@", &lines(seeds.iter().map(seed).collect()))
+            .replace(
+                r#""dlg_match_mode", 0"#,
+                &format!(r#""dlg_match_mode", {match_mode}"#),
+            )
             .replace("@CONTROL@", &control.display().to_string())
             .replace("@IPBX@", &system.sip("ipbx").to_string());
         fs::write(file("cfg"), text).unwrap();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use control::sbc::v1::{TapDirection, TapMessage, TapRequest};
 use user_agent::CallPlan;
 
+use super::held::CONFIRMED;
 use super::{Bus, NODES, SECOND};
 use crate::agents::{Agents, plan};
 use crate::quiet::{alone, say};
@@ -76,6 +77,43 @@ fn no_call_is_lost_when_one_router_of_each_kind_is_killed() {
         assert_eq!(tandem, all, "{ringing:?}");
     }
     bus.assert_no_complaints();
+}
+
+#[test]
+fn a_kamailio_heir_finds_the_dialog_in_every_match_mode() {
+    const CALLS: u32 = 40;
+    let Some(_permit) = alone(&["kamailio"]) else {
+        return;
+    };
+    let nodes = ["router-1", "kamailio-1"];
+    for match_mode in 0..=2 {
+        let mut bus = Bus::ready_with(&nodes, match_mode);
+        let agents = Agents::start(&bus.system);
+        let held = |number: u32| {
+            let mut plan = plan(Duration::ZERO, 6 * SECOND);
+            if number % 2 == 1 {
+                let callee = plan.callee.as_mut().unwrap();
+                callee.hang_up_after = Some(6 * SECOND);
+            }
+            plan
+        };
+        agents.place_all(CALLS, 40, held);
+        thread::sleep(2 * SECOND);
+        let listed = bus.dialog_states("kamailio-1");
+        let confirmed = listed.values().filter(|state| **state == CONFIRMED);
+        assert_eq!(confirmed.count(), CALLS as usize, "{listed:?}");
+        let makers = bus.makers();
+        let inherited = makers.values().filter(|by| **by == "router-1").count();
+        assert!(inherited > 0, "{makers:?}");
+        bus.kill("router-1");
+        agents.assert_all_completed(PATIENCE);
+        // One whose BYE it did not find the dialog for it would list for hours.
+        let ended = bus.wait_until_no_dialog_is_left(&nodes[1..], GONE_AFTER);
+        say(&format!(
+            "dlg_match_mode {match_mode}: {inherited} dialogs of router-1, none is left {ended:?} after their ends"
+        ));
+        bus.assert_no_complaints();
+    }
 }
 
 /// Rings for up to two seconds; either side hangs up.

@@ -48,14 +48,7 @@ fn every_node_follows_the_dialogs_of_every_node() {
     agents.assert_all_completed(PATIENCE);
     let ended = Instant::now();
     bus.assert_all_show(&calls, ENDED, ended + KNOWN_WITHIN);
-    loop {
-        let left = NODES.map(|name| (name, bus.dialog_states(name).len()));
-        if left.iter().all(|(_, count)| *count == 0) {
-            break;
-        }
-        assert!(ended.elapsed() < GONE_WITHIN, "still there: {left:?}");
-        thread::sleep(SECOND / 2);
-    }
+    bus.wait_until_no_dialog_is_left(&NODES, GONE_WITHIN - ended.elapsed());
     say(&format!(
         "all gone {:?} after the last BYE",
         ended.elapsed()
@@ -99,7 +92,7 @@ impl Bus {
     }
 
     /// Tells who looks after each dialog, as a Tandem router sees it.
-    fn makers(&self) -> BTreeMap<String, &'static str> {
+    pub(super) fn makers(&self) -> BTreeMap<String, &'static str> {
         let name = |owner: &str| {
             NODES
                 .into_iter()

@@ -42,6 +42,8 @@ const STOCK_NOTICES: Duration = Duration::from_secs(75);
 struct Bus {
     system: System,
     kamailios: BTreeMap<&'static str, Kamailio>,
+    /// How they find the dialog of a request (`dlg_match_mode`).
+    match_mode: u8,
     /// What those complained about that have ended.
     complaints: Vec<String>,
 }
@@ -50,7 +52,13 @@ impl Bus {
     /// Starts registry, SBC and these nodes, and waits until each knows the others and the SBC hears
     /// them all.
     fn ready(nodes: &[&'static str]) -> Self {
+        Self::ready_with(nodes, 0)
+    }
+
+    /// The same, and Kamailios find the dialogs of requests so.
+    fn ready_with(nodes: &[&'static str], match_mode: u8) -> Self {
         let mut bus = Self::at(Places::on_loopback());
+        bus.match_mode = match_mode;
         for node in nodes {
             bus.start(node);
         }
@@ -72,6 +80,7 @@ impl Bus {
         let bus = Self {
             system,
             kamailios: BTreeMap::new(),
+            match_mode: 0,
             complaints: Vec::new(),
         };
         for name in KAMAILIOS {
@@ -134,7 +143,7 @@ impl Bus {
         if is_stock(name) {
             let seeds = KAMAILIOS.into_iter().filter(|seed| *seed != name);
             let seeds: Vec<_> = seeds.collect();
-            let kamailio = Kamailio::start(&self.system, name, &NODES, &seeds);
+            let kamailio = Kamailio::start(&self.system, name, &NODES, &seeds, self.match_mode);
             self.kamailios.insert(name, kamailio);
         } else {
             self.system.start(name);

@@ -33,8 +33,9 @@ pub const WINDOW: usize = 60;
 /// Of these, what repair may take.
 const WINDOW_OF_REPAIR: usize = WINDOW - 12;
 
-/// So many bodies on their way, and a body waits until it is full.
-const SMALL_BODIES_MAX: usize = 4;
+/// So many bodies on their way, and a body waits until it is full or one of them is answered: what changed
+/// may then leave after the message that changed it.
+const SMALL_BODIES_MAX: usize = 32;
 
 /// What a record needs in its body besides itself, and a body besides its records.
 const RECORD_OVERHEAD: usize = 4;
