@@ -100,8 +100,10 @@ pub struct Counters {
     pub refused: u64,
     /// Requests that nobody answered.
     pub unanswered: u64,
-    /// Requests that were withdrawn because the dialog had ended.
+    /// Requests that were withdrawn because the dialog had ended, or the node is no Kamailio node any more.
     pub withdrawn: u64,
+    /// Messages that were left unanswered because their node is none, or it is not known yet whether it is.
+    pub left_unanswered: u64,
 }
 
 /// What is shown of one Kamailio node.
@@ -263,6 +265,11 @@ impl Channel {
         self.numbers.find(did)
     }
 
+    /// Takes note of a message that is not executed: what sent it may be no Kamailio node.
+    pub(crate) fn note_left_unanswered(&mut self) {
+        self.counters.left_unanswered += 1;
+    }
+
     /// Executes a message of channel `dialog` or `htable`; returns the status to answer.
     pub fn handle(
         &mut self,
@@ -326,10 +333,13 @@ impl Channel {
     pub fn run(&mut self, now: Now, replica: &mut Replica, bus: &mut Bus) {
         self.pass_on();
         let stock = self.needed_by_scans();
-        for (address, node) in self.nodes.iter_mut().filter(|(_, node)| node.is_up) {
+        for (address, node) in &mut self.nodes {
             for request in node.withdrawn.drain(..) {
-                self.counters.withdrawn += 1;
-                bus.cancel(now.monotonic, *address, request);
+                let was_waiting = bus.cancel(now.monotonic, *address, request);
+                self.counters.withdrawn += u64::from(was_waiting);
+            }
+            if !node.is_up {
+                continue;
             }
             let mut line = Line {
                 now,

@@ -139,12 +139,12 @@ impl Node {
         }
     }
 
-    /// It takes no messages any more. What it was told of dialogs is remembered, what waits for
-    /// tables is not: comparing finds it.
+    /// It takes no messages any more, or is no Kamailio node any more: what is on its way to it is repeated no
+    /// more. What it was told of dialogs is remembered, what waits for tables is not: comparing finds it.
     pub(super) fn go_down(&mut self) {
         self.is_up = false;
-        self.requests.clear();
-        self.withdrawn.clear();
+        let requests = std::mem::take(&mut self.requests);
+        self.withdrawn.extend(requests.into_keys());
         self.dialog_queue.clear();
         self.scan = None;
         self.entries.clear();

@@ -106,6 +106,13 @@ impl Channel {
             .map_or(Kind::Unknown, |link| link.kind)
     }
 
+    /// A node has spoken as a Kamailio does: it may have become one.
+    pub(crate) fn doubt(&mut self, now: Now, node: SocketAddr) {
+        if let Some(link) = self.link(now, node) {
+            link.doubt(now.monotonic);
+        }
+    }
+
     /// Takes note of a change: what this node wrote is told to every Tandem node.
     pub fn note(&mut self, now: Now, change: &Change) {
         if change.origin != Origin::Local {
