@@ -120,14 +120,16 @@ impl Entries {
         &mut self,
         definition: Definition,
     ) -> Result<Vec<EntryChanged>, htable::DefineError> {
-        let name = definition.name.clone();
-        let was_replicated = self.is_replicated(&name);
-        let keys = self.keys_of(&name);
-        let before: Vec<u128> = keys.iter().map(|key| self.hash(key)).collect();
-        self.tables.define(definition)?;
-        if self.is_replicated(&name) == was_replicated {
+        let former = self.tables.table(&definition.name);
+        let turns = former.is_some_and(|it| it.definition().replicate != definition.replicate);
+        // Every view of the registry defines every table again: what stays as it was costs nothing.
+        if !turns {
+            self.tables.define(definition)?;
             return Ok(Vec::new());
         }
+        let keys = self.keys_of(&definition.name);
+        let before: Vec<u128> = keys.iter().map(|key| self.hash(key)).collect();
+        self.tables.define(definition)?;
         let changes = keys.into_iter().zip(before);
         Ok(changes
             .map(|(key, hash_before)| self.changed(&key, hash_before))
