@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dmq_bodies::{Numbering, TableMessage};
 use replication::Origin;
+use replication::stock::WINDOW;
 use stock_model::kamailio::Version::{V56, V62};
 use stock_model::{LONG, SHORT, SHORT_SECONDS, World, entry, ms, stock, text};
 
@@ -422,4 +423,31 @@ fn a_node_that_asks_is_answered_by_one_after_the_other() {
         let table = &world.kamailios[0].tables[LONG.as_bytes()];
         assert!(table.entries.contains_key(&b"k"[..]));
     }
+}
+
+#[test]
+fn a_key_that_another_writes_while_it_waits_is_told_once_and_with_its_lifetime() {
+    let mut world = World::settled(18, &[V56]);
+    // The window is full of requests that nobody answers.
+    world.loss = 10_000;
+    for i in 0..WINDOW {
+        world.set(LONG, &format!("filler {i}"), "1");
+    }
+    world.set(SHORT, "k", "ours");
+    world.loss = 0;
+    world.kamailio(0, |now, it| it.set(now, SHORT, "k", "theirs"));
+    world.loss = 10_000;
+    world.run(ms(100));
+    assert_eq!(value(&world, SHORT, "k"), Some(text("theirs")));
+    world.set(SHORT, "k", "ours again");
+    expire(&mut world, "k", 9);
+    let waiting = world.ours.channel.status().nodes[0].dirty;
+    assert_eq!(waiting, 1, "each key waits once");
+    world.loss = 0;
+    world.run(ms(3_000));
+    let mut words = world.words(0);
+    words.retain(|word| word.contains(" k"));
+    assert_eq!(words.len(), 2, "{words:?}");
+    assert_eq!(words[0], "SET k");
+    assert!(words[1].starts_with("SET_EXPIRE k "), "{words:?}");
 }
