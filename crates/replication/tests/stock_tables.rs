@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dmq_bodies::{Numbering, TableMessage};
 use replication::Origin;
-use replication::stock::WINDOW;
+use replication::stock::{SYNCS_APART, TABLES_AGAIN_MAX, WINDOW};
 use stock_model::kamailio::Version::{V56, V62};
 use stock_model::{LONG, SHORT, SHORT_SECONDS, World, entry, ms, stock, text};
 
@@ -203,17 +203,6 @@ fn tables_are_asked_for_however_many_calls_begin_meanwhile() {
     }
     assert_eq!(value(&world, LONG, "theirs"), Some(text("1")));
     assert_eq!(world.ours.channel.unheard(), 0, "it has told all it has");
-}
-
-#[test]
-fn what_a_node_never_takes_is_not_offered_for_ever() {
-    let mut world = World::settled(14, &[V56]);
-    world.kamailios[0].refuses = Some("poison".into());
-    world.set(LONG, "poison", "1");
-    world.run(ms(3_600_000));
-    let offered = world.words(0).len();
-    assert!((2..=8).contains(&offered), "{offered}");
-    assert_eq!(differences(&world, 0), Some(1), "and it is shown");
 }
 
 #[test]
@@ -450,4 +439,70 @@ fn a_key_that_another_writes_while_it_waits_is_told_once_and_with_its_lifetime()
     assert_eq!(words.len(), 2, "{words:?}");
     assert_eq!(words[0], "SET k");
     assert!(words[1].starts_with("SET_EXPIRE k "), "{words:?}");
+}
+
+#[test]
+fn what_a_node_never_takes_is_offered_ever_more_seldom_and_never_given_up() {
+    let mut world = World::settled(14, &[V56]);
+    world.kamailios[0].refuses = Some("poison".into());
+    world.set(LONG, "poison", "1");
+    world.run(ms(3_600_000));
+    let offered = world.words(0).len();
+    assert!((6..=9).contains(&offered), "{offered}");
+    assert_eq!(differences(&world, 0), Some(1), "and it is shown");
+    world.run(ms(24 * 3_600_000));
+    let offered = world.words(0).len() - offered;
+    assert!(
+        (90..=97).contains(&offered),
+        "four times an hour: {offered}"
+    );
+    world.kamailios[0].refuses = None;
+    world.run(TABLES_AGAIN_MAX + ms(5_000));
+    assert_eq!(world.kamailios[0].value(LONG, "poison"), Some(&text("1")));
+    world.run(TABLES_AGAIN_MAX + ms(5_000));
+    assert_eq!(differences(&world, 0), Some(0));
+}
+
+#[test]
+fn a_node_that_returns_is_compared_with_at_once_however_long_the_pauses_had_become() {
+    let mut world = World::settled(19, &[V56]);
+    world.kamailios[0].refuses = Some("poison".into());
+    world.set(LONG, "poison", "1");
+    world.run(ms(3_600_000));
+    cut(&mut world, 0);
+    world.kamailios[0].refuses = None;
+    // It was asked less than a minute ago, perhaps.
+    world.run(ms(40_000));
+    heal(&mut world);
+    assert_eq!(world.kamailios[0].value(LONG, "poison"), Some(&text("1")));
+}
+
+#[test]
+fn a_node_that_asks_all_the_time_is_answered_once_in_a_while() {
+    let mut world = World::settled(20, &[V56]);
+    world.set(LONG, "k", "v");
+    world.call("c");
+    world.said.clear();
+    for _ in 0..200 {
+        world.kamailio(0, |now, it| it.sync(now));
+        world.run(ms(100));
+    }
+    let answers = |world: &World, word: &str| {
+        let words = world.words(0);
+        words.iter().filter(|told| *told == word).count()
+    };
+    for word in ["CELLS 1", "UPDATE(4)"] {
+        assert_eq!(answers(&world, word), 2, "{word}: at once, and 10 s later");
+    }
+    world.run(SYNCS_APART);
+    for word in ["CELLS 1", "UPDATE(4)"] {
+        assert_eq!(
+            answers(&world, word),
+            3,
+            "{word}: the last question is answered"
+        );
+    }
+    world.run(ms(60_000));
+    assert_eq!(answers(&world, "CELLS 1"), 3);
+    assert!(world.ours.channel.counters().syncs_deferred > 390);
 }

@@ -58,10 +58,8 @@ impl Channel {
             }
             DialogMessage::Remove(remove) => self.handle_remove(now, replica, node, remove.did),
             DialogMessage::Sync => {
-                let asker = self.node(node);
-                asker.forget_told();
-                asker.scan_from_start(super::node::Scan::All);
-                asker.syncs_answered += 1;
+                let is_answered = self.node(node).asks_for_dialogs(now.monotonic);
+                self.counters.syncs_deferred += u64::from(!is_answered);
                 200
             }
         }

@@ -36,6 +36,7 @@ use held_back::HeldBack;
 use node::{Line, Node, Sent};
 use repair::Differences;
 use sync::{Asked, Asking};
+pub use sync::{SYNCS_APART, TABLES_AGAIN_MAX};
 use tables_in::EarlyLifetimes;
 
 /// Kamailio's channel for dialogs.
@@ -55,9 +56,6 @@ pub const CELLS_MAX: usize = 500_000;
 pub const HELD_BACK_MAX: usize = 4096;
 /// Lifetimes that wait for their value; beyond it they are dropped, counted.
 pub const EARLY_MAX: usize = 1024;
-/// Comparisons in a row that may find differences, before the next return of a node.
-pub const ROUNDS_MAX: u32 = 5;
-
 /// Comparisons in a row without a difference, after which a node is left alone.
 const CLEAN_ROUNDS: u32 = 2;
 /// Dialogs that wait to be told anew before more are looked for.
@@ -92,6 +90,8 @@ pub struct Counters {
     pub cells_skipped: u64,
     /// Requests for everything that were not answered in time.
     pub unanswered_syncs: u64,
+    /// Requests for everything that came too soon after one before and were answered later.
+    pub syncs_deferred: u64,
     /// Dialogs and keys that were not told because too much waits.
     pub not_told: u64,
     /// Messages that were too long to be told.
@@ -396,6 +396,7 @@ impl Channel {
     pub fn handle_timeout(&mut self, now: Now, replica: &mut Replica) {
         for node in self.nodes.values_mut() {
             node.wake_dialogs(now.monotonic);
+            node.wake_answer(now.monotonic);
         }
         self.counters.held_back_dropped += self.held_back.expire(now.monotonic);
         self.early.expire(now.monotonic);
@@ -447,7 +448,6 @@ impl Channel {
         }
         // A repeat of something old may still have come after the first clean one.
         node.wants_tables |= node.clean_rounds < CLEAN_ROUNDS;
-        node.wants_tables &= node.rounds < ROUNDS_MAX;
     }
 
     /// Tells what a comparison found.
@@ -482,8 +482,10 @@ impl Channel {
         let asking = self.asking.as_ref().map(Asking::poll_timeout);
         let wanted = || self.nodes.values().filter_map(Node::wanted_at).min();
         let answers = self.nodes.values().filter_map(Node::answer_at);
+        let dialogs = self.nodes.values().filter_map(Node::dialogs_due);
         later
             .chain(answers)
+            .chain(dialogs)
             .chain(asking.or_else(wanted))
             .chain(self.held_back.poll_timeout())
             .chain(self.early.poll_timeout())

@@ -54,6 +54,12 @@ pub(super) struct Node {
     pub(super) entry_queue: VecDeque<EntryKey>,
     /// Our answer to its request for all cells.
     pub(super) answer: Option<CellsAnswer>,
+    /// When that began, or the one before it.
+    pub(super) tables_answered: Option<Instant>,
+    /// When its request for all dialogs was answered last.
+    pub(super) dialogs_answered: Option<Instant>,
+    /// When the one is answered that came too soon after that.
+    pub(super) dialogs_due: Option<Instant>,
     pub(super) numbering: Numbering,
     /// How far its clock is ahead of ours in dialog messages, in seconds, once it has shown it.
     pub(super) dialogs_ahead: Option<u64>,
@@ -67,8 +73,8 @@ pub(super) struct Node {
     pub(super) wants_tables: bool,
     /// Before that it is not asked for anything.
     pub(super) ask_at: Option<Instant>,
-    /// When it may be asked for tables again.
-    pub(super) tables_again: Option<Instant>,
+    /// When it was asked for tables last.
+    pub(super) tables_asked: Option<Instant>,
     /// Whether it has told its dialogs since it came up, or will not.
     pub(super) has_told_dialogs: bool,
     /// The same of tables.
@@ -97,6 +103,9 @@ impl Default for Node {
             entries: BTreeMap::new(),
             entry_queue: VecDeque::new(),
             answer: None,
+            tables_answered: None,
+            dialogs_answered: None,
+            dialogs_due: None,
             numbering: Numbering::New,
             dialogs_ahead: None,
             tables_ahead: None,
@@ -105,7 +114,7 @@ impl Default for Node {
             wants_dialogs: false,
             wants_tables: false,
             ask_at: None,
-            tables_again: None,
+            tables_asked: None,
             has_told_dialogs: false,
             has_told_tables: false,
             rounds: 0,

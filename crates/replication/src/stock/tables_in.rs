@@ -75,7 +75,8 @@ impl Channel {
             TableMessage::Sync { table } => {
                 let before_us = self.answering_before_us(replica, node);
                 let asker = self.node(node);
-                asker.answer_tables(now, replica, table.as_ref(), before_us);
+                let is_in_turn = asker.asks_for_tables(now.monotonic, table, before_us);
+                self.counters.syncs_deferred += u64::from(!is_in_turn);
                 200
             }
             TableMessage::Set {

@@ -10,7 +10,7 @@ use dmq::RequestId;
 use dmq_bodies::TableMessage;
 
 use super::node::{Line, Node, Sending, Sent};
-use super::{Counters, ENTRIES_PENDING_MAX, ROUNDS_MAX, TABLE_CHANNEL};
+use super::{Counters, ENTRIES_PENDING_MAX, TABLE_CHANNEL};
 use crate::entries::EntryKey;
 use crate::replica::Replica;
 
@@ -166,10 +166,7 @@ impl Node {
     /// An operation was answered, or was not (408).
     pub(super) fn entry_answered(&mut self, key: &EntryKey, step: EntryStep, status: u16) {
         let is_taken = (200..=299).contains(&status);
-        // What it never takes is not offered again and again.
-        if !is_taken && self.rounds < ROUNDS_MAX {
-            self.wants_tables = true;
-        }
+        self.wants_tables |= !is_taken;
         match (step, status) {
             // An older Kamailio has come in place of one that knew the field.
             (EntryStep::Value, 400) => self.tables_ahead = None,
