@@ -84,6 +84,11 @@ pub struct Counters {
     pub early_dropped: u64,
     /// Messages about dialogs that are over, or below their state.
     pub late_ignored: u64,
+    /// SETs that are older than what is held, as the clocks of Kamailio nodes show it.
+    pub overtaken: u64,
+    /// Keys taken from a Kamailio node of which nothing was known here: new ones, or deleted so long ago that
+    /// nobody remembers.
+    pub adopted: u64,
     /// RMs for answered dialogs of another owner, before their time.
     pub removals_not_obeyed: u64,
     /// Cells that were left out of a comparison: no table of ours, ended, or no room.
@@ -453,6 +458,7 @@ impl Channel {
     /// Tells what a comparison found.
     fn follow(&mut self, with: SocketAddr, found: Differences) {
         self.counters.cells_skipped += found.skipped;
+        self.counters.adopted += found.unknown;
         let adopted = found.adopted.into_iter().map(|key| (with, key));
         self.adopted.extend(adopted);
         let node = self.nodes.entry(with).or_default();
@@ -464,12 +470,14 @@ impl Channel {
         }
     }
 
-    /// Tells the other nodes what one had and they may lack: it does not say it again.
+    /// Tells the other nodes what one had and they may lack: it does not say it again. If another Tandem node
+    /// knows that it is gone, comparing finds that they have it.
     fn pass_on(&mut self) {
         for (from, key) in std::mem::take(&mut self.adopted) {
             let others = self.nodes.iter_mut().filter(|(node, _)| **node != from);
             for (_, node) in others {
                 node.note_entry(&key, &mut self.counters);
+                (node.wants_tables, node.clean_rounds) = (true, 0);
             }
         }
     }

@@ -11,8 +11,8 @@ use super::dialogs_out::{Content, Step, Told};
 use super::sync::{Asked, CellsAnswer};
 use super::tables_out::{EntryStep, EntryWork};
 use super::{AHEAD_MAX_SECONDS, Counters, WINDOW};
-use crate::clock::{Now, Stamp};
-use crate::entries::EntryKey;
+use crate::clock::Now;
+use crate::entries::{EntryKey, Write};
 use crate::record::DialogKey;
 
 /// What a request that waits for its answer said.
@@ -198,9 +198,14 @@ impl Node {
     }
 
     /// Returns `last_modified` of a table operation: grows with each, as equal ones are ignored.
-    pub(super) fn table_clock(&mut self, written: Stamp) -> Option<u64> {
+    pub(super) fn table_clock(&mut self, now: Now, write: Write) -> Option<u64> {
         let ahead = self.tables_ahead?.min(AHEAD_MAX_SECONDS * 1000);
-        let written = written.wall().saturating_add(ahead);
+        let written = match write.stamp {
+            // It was adopted: nobody knows when it was written.
+            stamp if stamp.clock == 0 => now.wall,
+            stamp => stamp.wall(),
+        };
+        let written = written.saturating_add(ahead).max(write.shown);
         self.last_written = written.max(self.last_written.saturating_add(1));
         Some(self.last_written)
     }

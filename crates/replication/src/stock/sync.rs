@@ -224,7 +224,7 @@ fn cell(now: Now, replica: &Replica, key: &EntryKey) -> Option<Cell> {
         key: key.key.clone(),
         value: record.value?,
         expire,
-        last_modified: Some(record.write.stamp.wall()).filter(|at| *at > 0),
+        last_modified: Some(record.write.stamp.wall().max(record.write.shown)).filter(|at| *at > 0),
     })
 }
 

@@ -158,7 +158,7 @@ impl Node {
             table,
             key: name,
             value,
-            last_modified: self.table_clock(record.write.stamp),
+            last_modified: self.table_clock(line.now, record.write),
         };
         Some((message, step, then))
     }

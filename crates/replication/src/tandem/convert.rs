@@ -181,6 +181,8 @@ fn entry_to_wire(key: &EntryKey, record: EntryRecord) -> wire::Entry {
             htable::Value::Text(text) => wire::Value::Text(text.to_vec()),
         }),
         remaining_ms: record.remaining.map(remaining_to_wire),
+        gone_hash: record.gone_hash,
+        shown: record.write.shown,
     }
 }
 
@@ -206,8 +208,10 @@ fn entry_from_wire(entry: wire::Entry) -> Result<(Key, Record), RecordError> {
         write: Write {
             stamp: stamp_from_wire(entry.stamp),
             mark: entry.mark,
+            shown: entry.shown,
         },
         remaining,
+        gone_hash: entry.gone_hash,
     };
     Ok((Key::Entry(key), Record::Entry(record)))
 }
@@ -358,11 +362,13 @@ mod tests {
         let write = Write {
             stamp: stamp(8),
             mark: 9,
+            shown: 10,
         };
         let record = EntryRecord {
             value,
             write,
             remaining,
+            gone_hash: 11,
         };
         (Key::Entry(key), Record::Entry(record))
     }
