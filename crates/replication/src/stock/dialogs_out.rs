@@ -96,6 +96,8 @@ pub(super) struct Told {
     is_queued: bool,
     ending: Option<Ending>,
     ended_at: Option<Instant>,
+    /// The greatest `last_modified` that the node has shown with it, in seconds by its clock.
+    heard: u64,
 }
 
 impl Told {
@@ -223,11 +225,13 @@ impl Node {
         }
     }
 
-    /// A dialog that goes on was changed by another node, which tells everybody itself.
+    /// A dialog that goes on was changed by another node, which tells everybody itself. `by_it` tells that this
+    /// node did: it has said what variables and profiles it holds.
     pub(super) fn note_dialog_told(
         &mut self,
         key: &DialogKey,
         record: &DialogRecord,
+        by_it: bool,
         counters: &mut Counters,
     ) {
         if self.is_up
@@ -235,9 +239,38 @@ impl Node {
             && told.in_flight.is_none()
             && !told.is_queued
         {
-            told.content = Some(Content::of(record));
+            let mut content = Content::of(record);
+            if let Some(known) = told.content.filter(|_| by_it) {
+                content.extras = known.extras;
+            }
+            told.content = Some(content);
             told.is_stale = false;
         }
+    }
+
+    /// It showed when it wrote what it says of a dialog; tells whether it has shown something later before, so
+    /// that this was lost then and comes again.
+    pub(super) fn is_late(&mut self, key: &DialogKey, shown: Option<u64>) -> bool {
+        let (Some(told), Some(shown)) = (self.dialogs.get_mut(key), shown) else {
+            return false;
+        };
+        told.heard = told.heard.max(shown);
+        shown < told.heard
+    }
+
+    /// It said what variables and profiles a dialog has; tells whether it must have changed them: they are not
+    /// those that it was known to hold.
+    pub(super) fn has_changed(&mut self, key: &DialogKey, said: &DialogRecord) -> bool {
+        let Some(told) = self.dialogs.get_mut(key) else {
+            return false;
+        };
+        // What is on its way to it, it may hold or not.
+        let is_known = told.in_flight.is_none();
+        let Some(content) = &mut told.content else {
+            return false;
+        };
+        let former = std::mem::replace(&mut content.extras, extras_hash(said));
+        is_known && former != content.extras
     }
 
     /// A dialog is over. `by_us` tells that no other node says so, `is_new` that it was over before

@@ -84,7 +84,7 @@ pub struct Counters {
     pub early_dropped: u64,
     /// Messages about dialogs that are over, or below their state.
     pub late_ignored: u64,
-    /// SETs that are older than what is held, as the clocks of Kamailio nodes show it.
+    /// SETs, and messages about dialogs, that are older than what is held, as the clocks of Kamailio nodes show.
     pub overtaken: u64,
     /// Keys taken from a Kamailio node of which nothing was known here: new ones, or deleted so long ago that
     /// nobody remembers.
@@ -237,10 +237,14 @@ impl Channel {
                 }
                 let is_local = change.origin == Origin::Local;
                 if !held.record.is_ended() {
-                    for node in self.nodes.values_mut() {
+                    for (address, node) in &mut self.nodes {
                         match is_local {
                             true => node.note_dialog(key, &mut self.counters),
-                            false => node.note_dialog_told(key, &held.record, &mut self.counters),
+                            false => {
+                                let by_it = change.origin == Origin::Stock(*address);
+                                let counters = &mut self.counters;
+                                node.note_dialog_told(key, &held.record, by_it, counters);
+                            }
                         }
                     }
                     return;
