@@ -122,6 +122,27 @@ fn a_deleted_key_that_a_kamailio_still_has_does_not_come_back_through_a_router_t
     assert!(adopted > 0, "the router that knows nothing was never first");
 }
 
+#[test]
+fn keys_that_repair_brings_without_any_memory_of_them_are_counted() {
+    let mut cell = Cell::settled(3, &[]);
+    cell.set(0, LONG, "before", "1");
+    cell.run(ms(1_000));
+    cell.cut.insert(1);
+    cell.set(1, LONG, "meanwhile", "1");
+    cell.delete(1, LONG, "before");
+    cell.run(ms(100));
+    cell.set(0, LONG, "before", "2");
+    cell.run(ms(20_000));
+    cell.cut.clear();
+    cell.run(ms(20_000));
+    for i in [0, 1] {
+        assert_eq!(cell.value(i, LONG, "before"), Some(text("2")), "at {i}");
+        assert_eq!(cell.value(i, LONG, "meanwhile"), Some(text("1")), "at {i}");
+    }
+    let united = [0, 1].map(|i| cell.tandem(i).tandem_counters().united);
+    assert_eq!(united, [1, 0]);
+}
+
 /// What two routers and two Kamailios do.
 #[derive(Default)]
 struct Doings {
