@@ -6,7 +6,7 @@ mod stock_model;
 
 use std::collections::BTreeSet;
 
-use dmq_bodies::{DialogState as WireState, Did, slot};
+use dmq_bodies::{DialogMessage, DialogState as WireState, Did, slot};
 use replication::{Cause, DialogKey, DialogState, DialogsConfig, Observed, Origin, Replica};
 use stock_model::kamailio::Version::{V56, V62};
 use stock_model::{HASH_SIZE, World, h_id, key, leg, ms, ours, stock};
@@ -585,4 +585,32 @@ fn of_a_node_that_shows_when_it_wrote_the_later_word_counts_and_not_the_later_me
     world.run(ms(5_000));
     assert_eq!(who(&world), "carol");
     assert_eq!(world.ours.channel.counters().overtaken, 1);
+}
+
+#[test]
+fn flags_are_kept_and_told_only_those_nodes_that_have_shown_them() {
+    let mut world = World::settled(35, &[V62, V62]);
+    let did = their_call(&mut world);
+    world.kamailio(0, |now, it| {
+        let mut update = it.update_of(did, &it.dialogs[&did]);
+        if let DialogMessage::Update(update) = &mut update {
+            update.iflags = Some(64 | 4 | 2);
+        }
+        it.tell(now, &update);
+    });
+    world.run(ms(100));
+    let key = stock_key("theirs", 4_711);
+    let held = world.ours.replica.dialogs().dialog(&key).unwrap();
+    assert_eq!(held.record.iflags, 4 | 2);
+    world.said.clear();
+    let value = Some((*b"gold").into());
+    world.write(|now, replica| replica.set_variable(now, &key, b"class", value));
+    world.run(ms(100));
+    for (i, iflags) in [(0, Some(4 | 2)), (1, None)] {
+        let said = world.said.iter().find(|said| said.to == stock(i)).unwrap();
+        let Ok(DialogMessage::Update(update)) = DialogMessage::decode(&said.body) else {
+            panic!("it was told all");
+        };
+        assert_eq!(update.iflags, iflags, "to {i}");
+    }
 }

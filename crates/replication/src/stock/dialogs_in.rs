@@ -21,8 +21,8 @@ use super::Channel;
 use super::sync::Asked;
 use crate::clock::{Now, Stamp};
 use crate::record::{
-    Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Profile, Profiles,
-    Text, Variable,
+    Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,
+    Profiles, Text, Variable,
 };
 use crate::replica::{Origin, Replica};
 
@@ -54,7 +54,10 @@ impl Channel {
         self.node(node).see_dialog_clock(now, shown);
         match message {
             DialogMessage::None => 200,
-            DialogMessage::Update(update) => self.handle_update(now, replica, node, *update),
+            DialogMessage::Update(update) => {
+                self.node(node).iflags_shown |= update.iflags.is_some();
+                self.handle_update(now, replica, node, *update)
+            }
             DialogMessage::State(change) => {
                 let StateChange { did, change, .. } = *change;
                 self.handle_state(now, replica, node, did, change, shown)
@@ -323,6 +326,7 @@ fn created(
         variables,
         profiles,
         lifetime: Lifetime { stamp, seconds },
+        iflags: update.iflags.unwrap_or(0) & IFLAGS,
         end: (state == DialogState::Ended).then(|| told_end(now)),
         ..DialogRecord::new(ownership)
     }
@@ -350,6 +354,7 @@ fn news(now: Now, word: Word, held: &DialogRecord, update: Update, stamp: Stamp)
     let mut record = DialogRecord {
         state,
         created: update.init_ts,
+        iflags: update.iflags.unwrap_or(0) & IFLAGS,
         end: (state == DialogState::Ended).then(|| told_end(now)),
         ..DialogRecord::new(held.ownership)
     };

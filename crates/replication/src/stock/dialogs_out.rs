@@ -416,7 +416,7 @@ impl Node {
                 continue;
             };
             let at = self.dialog_clock(line.now);
-            let body = body_of(step, &key, record, numbers.did(&key), at);
+            let body = body_of(step, &key, record, numbers.did(&key), at, self.iflags_shown);
             let (body, content) = (
                 body.as_ref().map(|(body, _)| body.clone()),
                 body.map(|it| it.1),
@@ -519,12 +519,15 @@ fn body_of(
     record: Option<&DialogRecord>,
     did: Did,
     last_modified: Option<u64>,
+    with_iflags: bool,
 ) -> Option<(Bytes, Content)> {
     let content = record.map_or(ENDED, Content::of);
     let message = match (step, record) {
         (Step::Remove, _) => DialogMessage::Remove(Remove { did, last_modified }),
         (Step::Update | Step::EndWhole, Some(record)) => {
-            DialogMessage::Update(Box::new(update(key, record, did, last_modified)))
+            let mut update = update(key, record, did, last_modified);
+            update.iflags = Some(record.iflags).filter(|_| with_iflags);
+            DialogMessage::Update(Box::new(update))
         }
         (Step::State, Some(record)) => DialogMessage::State(Box::new(StateChange {
             did,

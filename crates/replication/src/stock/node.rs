@@ -65,6 +65,8 @@ pub(super) struct Node {
     pub(super) dialogs_ahead: Option<u64>,
     /// The same of table messages, in milliseconds.
     pub(super) tables_ahead: Option<u64>,
+    /// Whether it has shown `iflags`: only then it knows them.
+    pub(super) iflags_shown: bool,
     /// The last `last_modified` that a table operation to it carried.
     pub(super) last_written: u64,
     /// Tables that it has refused: it has none of that name.
@@ -109,6 +111,7 @@ impl Default for Node {
             numbering: Numbering::New,
             dialogs_ahead: None,
             tables_ahead: None,
+            iflags_shown: false,
             last_written: 0,
             unknown_tables: BTreeSet::new(),
             wants_dialogs: false,

@@ -13,7 +13,8 @@ use super::messages as wire;
 use crate::clock::Stamp;
 use crate::entries::{EntryKey, EntryRecord, Write};
 use crate::record::{
-    DialogKey, DialogRecord, End, Leg, Lifetime, Ownership, Profile, Profiles, Text, Variable,
+    DialogKey, DialogRecord, End, IFLAGS, Leg, Lifetime, Ownership, Profile, Profiles, Text,
+    Variable,
 };
 use crate::replica::{Key, Record};
 
@@ -103,6 +104,7 @@ fn dialog_to_wire(key: &DialogKey, record: DialogRecord, remaining: Duration) ->
             at: end.at,
             cause: end.cause as u32,
         }),
+        iflags: record.iflags,
     }
 }
 
@@ -157,6 +159,7 @@ fn dialog_from_wire(dialog: wire::Dialog) -> Result<(Key, Record), RecordError> 
             stamp: stamp_from_wire(dialog.lifetime_stamp),
             seconds: dialog.lifetime_seconds,
         },
+        iflags: dialog.iflags & IFLAGS,
         end,
     };
     let key = DialogKey {
@@ -337,6 +340,7 @@ mod tests {
                 stamp: stamp(6),
                 seconds: 10_800,
             },
+            iflags: 2,
             end: Some(End {
                 at: 7,
                 cause: Cause::Expired,

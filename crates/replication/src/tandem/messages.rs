@@ -153,6 +153,8 @@ pub(crate) struct Dialog {
     pub(crate) remaining_ms: u64,
     #[prost(message, optional, tag = "19")]
     pub(crate) end: Option<End>,
+    #[prost(uint32, tag = "20")]
+    pub(crate) iflags: u32,
 }
 
 /// One side of a dialog.

@@ -695,7 +695,7 @@ impl Kamailio {
         }
     }
 
-    fn update_of(&self, did: Did, dialog: &Dialog) -> DialogMessage {
+    pub fn update_of(&self, did: Did, dialog: &Dialog) -> DialogMessage {
         let variables = dialog.variables.iter();
         DialogMessage::Update(Box::new(Update {
             did,
