@@ -229,7 +229,8 @@ impl Bus {
 
     /// Takes a KDMQ request or a response to one; any other message is passed over.
     ///
-    /// A delivery is to be answered with [`Bus::reply`], now or later. Everything else is done here:
+    /// A delivery is to be answered with [`Bus::reply`], now or later, or left to its repeats with
+    /// [`Bus::leave_unanswered`]. Everything else is done here:
     /// notifications, retransmissions, a request without a body (400).
     pub fn handle_message<'a>(
         &mut self,
@@ -256,6 +257,11 @@ impl Bus {
         let source = canonical(source);
         self.replies.answer(source, message, status);
         self.write_reply(source, message, status, None);
+    }
+
+    /// Leaves a delivery as if it had not come: its next repeat is delivered again.
+    pub fn leave_unanswered(&mut self, source: SocketAddr, message: &Message<'_>) {
+        self.replies.forget(canonical(source), message);
     }
 
     /// Takes the news that a node cannot be reached (ICMP unreachable).

@@ -65,6 +65,17 @@ impl Replies {
         }
     }
 
+    /// Forgets a request that was not answered: its repeat is news.
+    pub(crate) fn forget(&mut self, source: SocketAddr, request: &Message<'_>) {
+        let key = key(source, request);
+        self.by_key.remove(&key[..]);
+        let last = self
+            .order
+            .iter()
+            .rposition(|(_, noted)| noted[..] == key[..]);
+        last.map(|at| self.order.remove(at));
+    }
+
     fn forget_old(&mut self, now: Instant) {
         while let Some((at, key)) = self.order.front()
             && *at + REMEMBERED_FOR <= now

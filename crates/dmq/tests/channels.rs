@@ -178,6 +178,18 @@ fn a_retransmission_is_answered_again_and_not_delivered_again() {
     assert_eq!(sent(&mut bus), first);
     assert_eq!(bus.counters().repeats_received, 2);
 
+    let later = request(node(1), "dialog", "later", "{\"action\":9}");
+    assert!(receive(&mut bus, now, node(1), &later).is_some());
+    with_message(later.as_bytes(), |message| {
+        bus.leave_unanswered(node(1), message)
+    });
+    assert!(
+        receive(&mut bus, now, node(1), &later).is_some(),
+        "news again"
+    );
+    assert!(sent(&mut bus).is_empty());
+    assert_eq!(receive(&mut bus, now, node(1), &later), None);
+
     // Each of these makes it another request.
     for other in [
         text.replace("Call-ID: one", "Call-ID: two"),

@@ -860,7 +860,8 @@ mod tests {
             seen(7, b"a", b"b", Observed::Answered(leg(0, b"sip:b@1"))),
             seen(7, b"a", b"b", Observed::Acked),
             seen(7, b"a", b"b", Observed::Requested { cseq: 1 }),
-            seen(7, b"a", b"b", Observed::Refreshed(leg(1, b"sip:a@9"))),
+            seen(7, b"a", b"b", Observed::Refreshed(leg(1, b"sip:a@1"))),
+            seen(7, b"b", b"a", Observed::Refreshed(leg(0, b"sip:b@1"))),
         ] {
             let before = record(&dialogs, 7).clone();
             assert_eq!(dialogs.observe(now, &mut clock, repeat), None);

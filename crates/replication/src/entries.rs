@@ -32,6 +32,9 @@ pub struct Write {
     ///
     /// A wall clock of the writer, which nobody's timer goes by; 0 when the table's lifetime counts.
     pub mark: u64,
+    /// The greatest `last_modified` that Kamailio nodes have shown with this entry, milliseconds since 1970 by
+    /// their clocks; 0: none. Among themselves they go by it (6.2), so what they say goes by it here.
+    pub shown: u64,
 }
 
 /// An entry, or that it is gone.
@@ -43,6 +46,9 @@ pub struct EntryRecord {
     pub write: Write,
     /// How long it lasts from now; `None`: it does not end by itself.
     pub remaining: Option<Duration>,
+    /// Of a key that is gone: the hash of the value that went, to know it again at a Kamailio node that was
+    /// away; 0 when nobody knows it.
+    pub gone_hash: u64,
 }
 
 /// A key that is gone: what was written before does not come back.
@@ -120,14 +126,16 @@ impl Entries {
         &mut self,
         definition: Definition,
     ) -> Result<Vec<EntryChanged>, htable::DefineError> {
-        let name = definition.name.clone();
-        let was_replicated = self.is_replicated(&name);
-        let keys = self.keys_of(&name);
-        let before: Vec<u128> = keys.iter().map(|key| self.hash(key)).collect();
-        self.tables.define(definition)?;
-        if self.is_replicated(&name) == was_replicated {
+        let former = self.tables.table(&definition.name);
+        let turns = former.is_some_and(|it| it.definition().replicate != definition.replicate);
+        // Every view of the registry defines every table again: what stays as it was costs nothing.
+        if !turns {
+            self.tables.define(definition)?;
             return Ok(Vec::new());
         }
+        let keys = self.keys_of(&definition.name);
+        let before: Vec<u128> = keys.iter().map(|key| self.hash(key)).collect();
+        self.tables.define(definition)?;
         let changes = keys.into_iter().zip(before);
         Ok(changes
             .map(|(key, hash_before)| self.changed(&key, hash_before))
@@ -218,6 +226,7 @@ impl Entries {
                 value: Some(entry.value.clone()),
                 write: entry.stamp,
                 remaining: entry.expires.map(|at| at.saturating_duration_since(now)),
+                gone_hash: 0,
             });
         }
         let gone = self.gone_of(key)?;
@@ -225,13 +234,15 @@ impl Entries {
             value: None,
             write: gone.write,
             remaining: None,
+            gone_hash: gone.value_hash,
         })
     }
 
-    /// Returns the hash of a value that is gone, to know it again.
+    /// Tells whether a write of a Kamailio node is older than what is stored, by the clocks that such nodes
+    /// show. Equal is older: they keep what they have, too.
     #[must_use]
-    pub fn gone_value_hash(&self, key: &EntryKey) -> Option<u64> {
-        self.gone_of(key).map(|gone| gone.value_hash)
+    pub fn is_overtaken(&self, key: &EntryKey, shown: Option<u64>) -> bool {
+        shown.is_some_and(|shown| shown <= self.shown(key))
     }
 
     fn gone_of(&self, key: &EntryKey) -> Option<&Gone> {
@@ -245,8 +256,8 @@ impl Entries {
         }
     }
 
-    /// Sets a value for us, or for the Kamailio node `stock`; in a table that expires its lifetime
-    /// starts again.
+    /// Sets a value for us, or for the Kamailio node `stock`, which may have shown `last_modified` with it; in a
+    /// table that expires its lifetime starts again.
     ///
     /// # Errors
     ///
@@ -258,9 +269,11 @@ impl Entries {
         key: &EntryKey,
         value: Value,
         stock: Option<SocketAddr>,
+        shown: Option<u64>,
     ) -> Result<EntryChanged, EntryError> {
         let hash_before = self.hash(key);
         let stamp = self.stamp(now, clock, key, stock);
+        let shown = shown.unwrap_or(0).max(self.shown(key));
         let table = self
             .tables
             .table_mut(&key.table)
@@ -270,7 +283,8 @@ impl Entries {
             (None, Some(lifetime)) => now.wall.saturating_add(lifetime.as_millis() as u64),
             _ => 0,
         };
-        table.set(now.monotonic, &key.key, value, Write { stamp, mark })?;
+        let write = Write { stamp, mark, shown };
+        table.set(now.monotonic, &key.key, value, write)?;
         self.unbury(key);
         Ok(self.changed(key, hash_before))
     }
@@ -291,6 +305,7 @@ impl Entries {
     ) -> Result<Option<EntryChanged>, EntryError> {
         let hash_before = self.hash(key);
         let stamp = self.stamp(now, clock, key, stock);
+        let shown = self.shown(key);
         let table = self
             .tables
             .table_mut(&key.table)
@@ -299,7 +314,7 @@ impl Entries {
             None => now.wall.saturating_add_signed(seconds.saturating_mul(1000)),
             Some(_) => seconds.unsigned_abs() | 1 << 63,
         };
-        let write = Write { stamp, mark };
+        let write = Write { stamp, mark, shown };
         if !table.set_expire(now.monotonic, &key.key, seconds, write) {
             return Ok(None);
         }
@@ -324,7 +339,11 @@ impl Entries {
             return Err(WriteError::Key.into());
         }
         let stamp = clock.stamp(now, self.written(key));
-        Ok(self.bury(now.monotonic, key, Write { stamp, mark: 0 }))
+        let write = Write {
+            stamp,
+            ..Write::default()
+        };
+        Ok(self.bury(now.monotonic, key, write, 0))
     }
 
     /// Deletes the keys that match, or all of a table.
@@ -383,7 +402,7 @@ impl Entries {
             // Of one write the end counts more than the value: it has expired there.
             let written = self.written(key);
             return Ok(match written <= record.write.stamp {
-                true => self.bury(now, key, record.write),
+                true => self.bury(now, key, record.write, record.gone_hash),
                 false => None,
             });
         };
@@ -425,7 +444,8 @@ impl Entries {
                 false => 0,
             };
             if self.is_replicated(&key.table) {
-                self.remember(now, &key, entry.stamp, Some(&entry.value));
+                let hash = self.value_hash(&entry.value);
+                self.remember(now, &key, entry.stamp, hash);
             }
             changes.push(self.changed(&key, hash_before));
         }
@@ -454,20 +474,30 @@ impl Entries {
         early
     }
 
-    fn bury(&mut self, now: Instant, key: &EntryKey, write: Write) -> Option<EntryChanged> {
+    /// Puts the memory of a key in its place. What value the writer saw go counts more than what was here.
+    fn bury(
+        &mut self,
+        now: Instant,
+        key: &EntryKey,
+        write: Write,
+        told_hash: u64,
+    ) -> Option<EntryChanged> {
         let hash_before = self.hash(key);
         let removed = self.tables.table_mut(&key.table)?.delete(&key.key);
-        let value = removed.map(|entry| entry.value);
-        self.remember(now, key, write, value.as_ref());
+        let value_hash = match (told_hash, removed) {
+            (0, Some(removed)) => self.value_hash(&removed.value),
+            (told, _) => told,
+        };
+        self.remember(now, key, write, value_hash);
         Some(self.changed(key, hash_before))
     }
 
-    fn remember(&mut self, now: Instant, key: &EntryKey, write: Write, value: Option<&Value>) {
+    fn remember(&mut self, now: Instant, key: &EntryKey, write: Write, value_hash: u64) {
         self.unbury(key);
         let gone = Gone {
             write,
             since: now,
-            value_hash: value.map_or(0, |value| self.value_hash(value)),
+            value_hash,
         };
         self.buried.insert((now, key.clone()));
         self.gone.insert((self.partition(key), key.clone()), gone);
@@ -475,6 +505,10 @@ impl Entries {
 
     fn stored(&self, key: &EntryKey) -> Option<&Entry<Write>> {
         self.tables.table(&key.table)?.stored(&key.key)
+    }
+
+    fn shown(&self, key: &EntryKey) -> u64 {
+        self.stored(key).map_or(0, |own| own.stamp.shown)
     }
 
     /// Returns the stamp of what is known of a key.
@@ -605,9 +639,10 @@ mod tests {
             value: value.map(Value::Int),
             write: Write {
                 stamp: Stamp { clock, node: 2 },
-                mark: 0,
+                ..Write::default()
             },
             remaining: None,
+            gone_hash: 0,
         }
     }
 
@@ -638,7 +673,12 @@ mod tests {
                             .merge(now.monotonic, &key("k"), record.clone())
                             .unwrap();
                     }
-                    ends.push(entries.record(now.monotonic, &key("k")));
+                    // What value went is known to whoever had it.
+                    let end = entries.record(now.monotonic, &key("k"));
+                    ends.push(end.map(|end| EntryRecord {
+                        gone_hash: 0,
+                        ..end
+                    }));
                 }
                 assert_eq!(ends[0], ends[1], "{one:?} {other:?}");
             }
@@ -650,17 +690,17 @@ mod tests {
         let (now, mut entries, mut clock) = start();
         let value = |number| Value::Int(number);
         entries
-            .set(now, &mut clock, &key("k"), value(1), None)
+            .set(now, &mut clock, &key("k"), value(1), None, None)
             .unwrap();
         let old = entries.record(now.monotonic, &key("k")).unwrap();
         entries.delete(now, &mut clock, &key("k")).unwrap();
         assert_eq!(entries.gone(), 1);
-        let hash = entries.gone_value_hash(&key("k"));
-        assert_eq!(hash, Some(entries.value_hash(&value(1))));
+        let gone = entries.record(now.monotonic, &key("k")).unwrap();
+        assert_eq!(gone.gone_hash, entries.value_hash(&value(1)));
         assert_eq!(entries.merge(now.monotonic, &key("k"), old), Ok(None));
         assert_eq!(held(now, &entries, "k"), None);
         entries
-            .set(now, &mut clock, &key("k"), value(2), None)
+            .set(now, &mut clock, &key("k"), value(2), None, None)
             .unwrap();
         assert_eq!((held(now, &entries, "k"), entries.gone()), (Some(2), 0));
     }
@@ -669,7 +709,7 @@ mod tests {
     fn what_expired_does_not_come_back_from_a_slower_clock() {
         let (now, mut entries, mut clock) = start();
         entries
-            .set(now, &mut clock, &key("k"), Value::Int(1), None)
+            .set(now, &mut clock, &key("k"), Value::Int(1), None, None)
             .unwrap();
         let old = entries.record(now.monotonic, &key("k")).unwrap();
         let later = now.monotonic + Duration::from_secs(60);
@@ -695,7 +735,7 @@ mod tests {
         let names = ["a", "b", "c", "d"];
         for name in names {
             entries
-                .set(now, &mut clock, &key(name), Value::Int(1), None)
+                .set(now, &mut clock, &key(name), Value::Int(1), None, None)
                 .unwrap();
         }
         entries.delete(now, &mut clock, &key("b")).unwrap();

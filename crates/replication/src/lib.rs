@@ -20,8 +20,8 @@ pub use digest::{Digests, PARTITIONS};
 pub use entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord, GONE_MAX, Write};
 pub use observation::{LegSeen, Observation, Observed};
 pub use record::{
-    Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Profile, Profiles,
-    Text, Variable,
+    Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,
+    Profiles, Text, Variable,
 };
 pub use replica::{
     Change, Key, Origin, RECORDS_DUE_MAX, Record, Replica, TOMBSTONE_MAX, TOMBSTONE_MIN,

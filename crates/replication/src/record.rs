@@ -185,6 +185,10 @@ pub struct End {
     pub cause: Cause,
 }
 
+/// The bits of Kamailio's `iflags` that its nodes take from each other (6.2): keep-alive towards the caller, and
+/// towards the callee.
+pub const IFLAGS: u32 = 2 | 4;
+
 /// What a cell knows of one dialog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialogRecord {
@@ -212,6 +216,8 @@ pub struct DialogRecord {
     pub profiles: Profiles,
     /// How long it may last.
     pub lifetime: Lifetime,
+    /// Of Kamailio's `iflags` those that its nodes take from each other, [`IFLAGS`]: all that were ever told.
+    pub iflags: u32,
     /// Set when it is over.
     pub end: Option<End>,
 }
@@ -233,6 +239,7 @@ impl DialogRecord {
             variables: BTreeMap::new(),
             profiles: Profiles::default(),
             lifetime: Lifetime::default(),
+            iflags: 0,
             end: None,
         }
     }
@@ -263,6 +270,8 @@ impl DialogRecord {
         }
         changed |= raise(&mut self.profiles, other.profiles);
         changed |= raise(&mut self.lifetime, other.lifetime);
+        let iflags = self.iflags | other.iflags;
+        changed |= raise(&mut self.iflags, iflags);
         if let Some(end) = other.end
             && self.end.is_none_or(|own| end < own)
         {
@@ -324,6 +333,7 @@ impl DialogRecord {
             hasher.number(u64::from(profile.flags));
         }
         hasher.number(u64::from(self.lifetime.seconds));
+        hasher.number(u64::from(self.iflags));
         hasher.0.finish128().as_u128()
     }
 
@@ -340,7 +350,7 @@ impl DialogRecord {
 }
 
 /// The version of the canonical encoding below: nodes of another version differ in every digest.
-const CANONICAL: u64 = 1;
+const CANONICAL: u64 = 2;
 
 /// Feeds values to a hash so that no two different sequences look alike.
 struct Canonical(SipHasher24);
@@ -424,6 +434,7 @@ mod tests {
             (caller, callee) in (leg(), leg()),
             variables in variables(),
             (profiles, lifetime) in (stamp(), (stamp(), 0..3u32)),
+            iflags in 0..8u32,
             end in end(),
         ) -> DialogRecord {
             DialogRecord {
@@ -439,6 +450,7 @@ mod tests {
                 variables,
                 profiles: Profiles { stamp: profiles, list: vec![] },
                 lifetime: Lifetime { stamp: lifetime.0, seconds: lifetime.1 },
+                iflags: iflags & IFLAGS,
                 end,
             }
         }

@@ -327,8 +327,28 @@ impl Replica {
         value: Value,
         origin: Origin,
     ) -> Result<(), EntryError> {
-        let stock = origin.stock();
-        let changed = self.entries.set(now, &mut self.clock, key, value, stock)?;
+        self.set_shown(now, key, value, origin, None)
+    }
+
+    /// Sets a value with which a Kamailio node has shown `last_modified`, unless what is stored was shown to be
+    /// newer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Replica::set`].
+    pub fn set_shown(
+        &mut self,
+        now: Now,
+        key: &EntryKey,
+        value: Value,
+        origin: Origin,
+        shown: Option<u64>,
+    ) -> Result<(), EntryError> {
+        if self.entries.is_overtaken(key, shown) {
+            return Ok(());
+        }
+        let (clock, stock) = (&mut self.clock, origin.stock());
+        let changed = self.entries.set(now, clock, key, value, stock, shown)?;
         self.note_entry(now, changed, origin);
         Ok(())
     }

@@ -174,15 +174,37 @@ impl Replication {
     pub fn handle_message(&mut self, now: Now, source: SocketAddr, message: &Message<'_>) {
         if let Some(delivery) = self.bus.handle_message(now.monotonic, source, message) {
             let (node, body) = (delivery.node, delivery.body);
-            let status = match delivery.channel {
-                TANDEM_CHANNEL => self.tandem.handle(now, &mut self.replica, node, body),
-                channel => self
-                    .stock
-                    .handle(now, &mut self.replica, node, channel, body),
-            };
-            self.bus.reply(now.monotonic, source, message, status);
+            match delivery.channel {
+                TANDEM_CHANNEL => {
+                    let status = self.tandem.handle(now, &mut self.replica, node, body);
+                    self.bus.reply(now.monotonic, source, message, status);
+                }
+                stock::DIALOG_CHANNEL | stock::TABLE_CHANNEL if !self.may_be_stock(node) => {
+                    self.stock.note_left_unanswered();
+                    self.tandem.doubt(now, node);
+                    self.bus.leave_unanswered(source, message);
+                }
+                channel => {
+                    let replica = &mut self.replica;
+                    let status = self.stock.handle(now, replica, node, channel, body);
+                    self.bus.reply(now.monotonic, source, message, status);
+                }
+            }
         }
         self.settle(now);
+    }
+
+    /// Tells whether what a node says on Kamailio's channels counts.
+    ///
+    /// A Tandem node speaks there only to a Kamailio that it believes to be here, and repeats what may be old.
+    /// Before a member of the cell has said what it is, it is taken for what the registry says. If it is a
+    /// Kamailio after all, it repeats what was not answered until it has been asked.
+    fn may_be_stock(&self, node: SocketAddr) -> bool {
+        match self.tandem.kind(node) {
+            Kind::Stock => true,
+            Kind::Tandem => false,
+            Kind::Unknown => !self.replica.members().any(|member| member == node),
+        }
     }
 
     /// Takes the news that a node cannot be reached (ICMP unreachable).

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use dmq_bodies::{DialogState as WireState, Did, slot};
+use dmq_bodies::{DialogMessage, DialogState as WireState, Did, slot};
 use replication::{
     Cause, DialogKey, DialogState, DialogsConfig, End, Observed, Origin, Ownership, Replica,
 };
@@ -544,4 +544,131 @@ fn one_who_tells_everything_does_not_become_the_owner_nor_overwrite() {
         world.kamailios[0].dialogs[&did("a")].variables[&b"v"[..]],
         "new"
     );
+}
+
+/// A call that Kamailio 0 serves, and what our node holds of its variable `who`.
+fn their_call(world: &mut World) -> dmq_bodies::Did {
+    let did = world.kamailio(0, |now, it| it.invite(now, "theirs", 4_711));
+    world.run(ms(100));
+    world.kamailio(0, |now, it| it.confirm(now, did));
+    world.run(ms(100));
+    did
+}
+
+fn who(world: &World) -> String {
+    let key = DialogKey {
+        call_id: (*b"theirs").into(),
+        h_id: 4_711,
+    };
+    let held = world.ours.replica.dialogs().dialog(&key).unwrap();
+    let value = held.record.variables[&b"who"[..]].value.clone();
+    String::from_utf8(value.unwrap().into()).unwrap()
+}
+
+#[test]
+fn what_an_heir_changes_counts_although_another_made_the_dialog() {
+    for version in [V56, V62] {
+        let mut world = World::settled(31, &[version, version]);
+        let did = their_call(&mut world);
+        world.cut.insert(stock(0));
+        world.run(ms(2_000));
+        world.kamailio(1, |now, it| it.set_variable(now, did, "who", "bob"));
+        world.run(ms(100));
+        assert_eq!(who(&world), "bob");
+        world.kamailio(1, |now, it| it.set_variable(now, did, "who", "carol"));
+        world.run(ms(100));
+        assert_eq!(who(&world), "carol");
+    }
+}
+
+#[test]
+fn what_a_node_heard_long_ago_does_not_count_however_often_it_tells_it() {
+    let mut world = World::settled(32, &[V56, V56]);
+    let did = their_call(&mut world);
+    world.cut.insert(stock(1));
+    world.run(ms(20_000));
+    world.kamailio(0, |now, it| it.set_variable(now, did, "who", "bob"));
+    world.run(ms(31_000));
+    world.cut.clear();
+    // It is asked, and tells everybody what it holds.
+    world.run(ms(40_000));
+    let theirs = |world: &World| world.kamailios[1].dialogs[&did].variables[&b"who"[..]].clone();
+    assert_eq!(theirs(&world), &b"alice"[..]);
+    assert_eq!(who(&world), "bob");
+    for _ in 0..3 {
+        world.kamailio(1, |now, it| it.tell_all_of(now, did));
+        world.run(ms(1_000));
+        assert_eq!(who(&world), "bob");
+    }
+    // What it changes then is its own.
+    world.kamailio(1, |now, it| it.set_variable(now, did, "who", "carol"));
+    world.run(ms(100));
+    assert_eq!(who(&world), "carol");
+}
+
+#[test]
+fn what_a_node_changed_once_is_not_its_change_when_it_tells_it_again() {
+    let mut world = World::settled(34, &[V56, V56]);
+    let did = their_call(&mut world);
+    let change = |world: &mut World, name: &str, value: &str| {
+        world.cut.insert(stock(1));
+        world.run(ms(20_000));
+        world.kamailio(0, |now, it| it.set_variable(now, did, name, value));
+        world.run(ms(31_000));
+        world.cut.clear();
+        world.run(ms(40_000));
+    };
+    change(&mut world, "missed", "1");
+    world.kamailio(1, |now, it| it.set_variable(now, did, "own", "1"));
+    world.run(ms(100));
+    // It is asked once more, and tells its change with what it has not heard.
+    change(&mut world, "who", "bob");
+    assert_eq!(who(&world), "bob");
+}
+
+#[test]
+fn of_a_node_that_shows_when_it_wrote_the_later_word_counts_and_not_the_later_message() {
+    let mut world = World::settled(33, &[V62]);
+    let did = their_call(&mut world);
+    world.run(ms(2_000));
+    // It is lost, and comes again after the next.
+    world.loss = 10_000;
+    world.kamailio(0, |now, it| it.set_variable(now, did, "who", "bob"));
+    world.run(ms(100));
+    world.loss = 0;
+    world.run(ms(300));
+    assert_eq!(who(&world), "alice");
+    world.wall_stands_at = Some(world.clock().wall + 2_000);
+    world.kamailio(0, |now, it| it.set_variable(now, did, "who", "carol"));
+    world.run(ms(5_000));
+    assert_eq!(who(&world), "carol");
+    assert_eq!(world.ours.channel.counters().overtaken, 1);
+}
+
+#[test]
+fn flags_are_kept_and_told_only_those_nodes_that_have_shown_them() {
+    let mut world = World::settled(35, &[V62, V62]);
+    let did = their_call(&mut world);
+    world.kamailio(0, |now, it| {
+        let mut update = it.update_of(did, &it.dialogs[&did]);
+        if let DialogMessage::Update(update) = &mut update {
+            update.iflags = Some(64 | 4 | 2);
+        }
+        it.tell(now, &update);
+    });
+    world.run(ms(100));
+    let key = stock_key("theirs", 4_711);
+    let held = world.ours.replica.dialogs().dialog(&key).unwrap();
+    assert_eq!(held.record.iflags, 4 | 2);
+    world.said.clear();
+    let value = Some((*b"gold").into());
+    world.write(|now, replica| replica.set_variable(now, &key, b"class", value));
+    world.run(ms(100));
+    for (i, iflags) in [(0, Some(4 | 2)), (1, None)] {
+        let said = world.said.iter().find(|said| said.to == stock(i)).unwrap();
+        let Ok(DialogMessage::Update(update)) = DialogMessage::decode(&said.body) else {
+            panic!("it was told all");
+        };
+        assert_eq!(update.iflags, iflags, "to {i}");
+    }
 }

@@ -7,9 +7,10 @@ mod stock_model;
 use std::time::Duration;
 
 use dmq_bodies::{Numbering, TableMessage};
-use replication::Origin;
+use replication::stock::{SYNCS_APART, TABLES_AGAIN_MAX, WINDOW};
+use replication::{EntryRecord, Key, Origin, Record, Replica, Stamp, Write};
 use stock_model::kamailio::Version::{V56, V62};
-use stock_model::{LONG, SHORT, SHORT_SECONDS, World, entry, ms, stock, text};
+use stock_model::{LONG, SHORT, SHORT_SECONDS, World, entry, ms, ours, stock, text};
 
 fn value(world: &World, table: &str, key: &str) -> Option<htable::Value> {
     let table = world
@@ -205,14 +206,159 @@ fn tables_are_asked_for_however_many_calls_begin_meanwhile() {
 }
 
 #[test]
-fn what_a_node_never_takes_is_not_offered_for_ever() {
+fn what_a_node_never_takes_is_offered_ever_more_seldom_and_never_given_up() {
     let mut world = World::settled(14, &[V56]);
     world.kamailios[0].refuses = Some("poison".into());
     world.set(LONG, "poison", "1");
     world.run(ms(3_600_000));
     let offered = world.words(0).len();
-    assert!((2..=8).contains(&offered), "{offered}");
+    assert!((6..=9).contains(&offered), "{offered}");
     assert_eq!(differences(&world, 0), Some(1), "and it is shown");
+    world.run(ms(24 * 3_600_000));
+    let offered = world.words(0).len() - offered;
+    assert!(
+        (90..=97).contains(&offered),
+        "four times an hour: {offered}"
+    );
+    world.kamailios[0].refuses = None;
+    world.run(TABLES_AGAIN_MAX + ms(5_000));
+    assert_eq!(world.kamailios[0].value(LONG, "poison"), Some(&text("1")));
+    world.run(TABLES_AGAIN_MAX + ms(5_000));
+    assert_eq!(differences(&world, 0), Some(0));
+}
+
+#[test]
+fn a_node_that_returns_is_compared_with_at_once_however_long_the_pauses_had_become() {
+    let mut world = World::settled(19, &[V56]);
+    world.kamailios[0].refuses = Some("poison".into());
+    world.set(LONG, "poison", "1");
+    world.run(ms(3_600_000));
+    cut(&mut world, 0);
+    world.kamailios[0].refuses = None;
+    // It was asked less than a minute ago, perhaps.
+    world.run(ms(40_000));
+    heal(&mut world);
+    assert_eq!(world.kamailios[0].value(LONG, "poison"), Some(&text("1")));
+}
+
+#[test]
+fn a_key_that_another_writes_while_it_waits_is_told_once_and_with_its_lifetime() {
+    let mut world = World::settled(18, &[V56]);
+    // The window is full of requests that nobody answers.
+    world.loss = 10_000;
+    for i in 0..WINDOW {
+        world.set(LONG, &format!("filler {i}"), "1");
+    }
+    world.set(SHORT, "k", "ours");
+    world.loss = 0;
+    world.kamailio(0, |now, it| it.set(now, SHORT, "k", "theirs"));
+    world.loss = 10_000;
+    world.run(ms(100));
+    assert_eq!(value(&world, SHORT, "k"), Some(text("theirs")));
+    world.set(SHORT, "k", "ours again");
+    expire(&mut world, "k", 9);
+    let waiting = world.ours.channel.status().nodes[0].dirty;
+    assert_eq!(waiting, 1, "each key waits once");
+    world.loss = 0;
+    world.run(ms(3_000));
+    let mut words = world.words(0);
+    words.retain(|word| word.contains(" k"));
+    assert_eq!(words.len(), 2, "{words:?}");
+    assert_eq!(words[0], "SET k");
+    assert!(words[1].starts_with("SET_EXPIRE k "), "{words:?}");
+}
+
+#[test]
+fn a_node_that_asks_all_the_time_is_answered_once_in_a_while() {
+    let mut world = World::settled(20, &[V56]);
+    world.set(LONG, "k", "v");
+    world.call("c");
+    world.said.clear();
+    for _ in 0..200 {
+        world.kamailio(0, |now, it| it.sync(now));
+        world.run(ms(100));
+    }
+    let answers = |world: &World, word: &str| {
+        let words = world.words(0);
+        words.iter().filter(|told| *told == word).count()
+    };
+    for word in ["CELLS 1", "UPDATE(4)"] {
+        assert_eq!(answers(&world, word), 2, "{word}: at once, and 10 s later");
+    }
+    world.run(SYNCS_APART);
+    for word in ["CELLS 1", "UPDATE(4)"] {
+        assert_eq!(
+            answers(&world, word),
+            3,
+            "{word}: the last question is answered"
+        );
+    }
+    world.run(ms(60_000));
+    assert_eq!(answers(&world, "CELLS 1"), 3);
+    assert!(world.ours.channel.counters().syncs_deferred > 390);
+}
+
+#[test]
+fn a_deletion_that_another_router_saw_is_known_here_by_the_value_that_went() {
+    let mut world = World::settled(22, &[V56]);
+    cut(&mut world, 0);
+    world.kamailio(0, |now, it| {
+        it.set(now, LONG, "old", "1");
+        it.set(now, LONG, "new", "2");
+    });
+    // Nobody repeats any of it by then.
+    world.run(ms(31_000));
+    let entries = world.ours.replica.entries();
+    let gone = EntryRecord {
+        value: None,
+        write: Write {
+            stamp: Stamp { clock: 1, node: 2 },
+            ..Write::default()
+        },
+        remaining: None,
+        gone_hash: entries.value_hash(&text("1")),
+    };
+    for key in ["old", "new"] {
+        let (key, gone) = (Key::Entry(entry(LONG, key)), Record::Entry(gone.clone()));
+        let merge =
+            |now, replica: &mut Replica| replica.merge(now, &key, gone, Origin::Tandem(ours()));
+        world.write(merge).unwrap();
+    }
+    heal(&mut world);
+    assert_eq!(world.words(0), ["DELETE old"]);
+    assert_eq!(value(&world, LONG, "new"), Some(text("2")), "written since");
+}
+
+#[test]
+fn what_was_passed_on_and_turns_out_to_be_gone_is_ended_by_a_comparison() {
+    let mut world = World::settled(21, &[V56, V56]);
+    world.run(ms(300_000));
+    cut(&mut world, 0);
+    world.kamailio(0, |now, it| it.set(now, LONG, "k", "1"));
+    world.run(ms(31_000));
+    heal(&mut world);
+    assert_eq!(world.kamailios[1].value(LONG, "k"), Some(&text("1")));
+    // A Tandem node says that it was deleted, and believes that every Kamailio knows.
+    let write = Write {
+        stamp: Stamp { clock: 1, node: 2 },
+        ..Write::default()
+    };
+    let gone = EntryRecord {
+        value: None,
+        write,
+        remaining: None,
+        gone_hash: 0,
+    };
+    let (key, gone) = (Key::Entry(entry(LONG, "k")), Record::Entry(gone));
+    let other = Origin::Tandem(ours());
+    world
+        .write(|now, replica| replica.merge(now, &key, gone, other))
+        .unwrap();
+    assert_eq!(value(&world, LONG, "k"), None);
+    world.run(ms(130_000));
+    for kamailio in &world.kamailios {
+        assert_eq!(kamailio.value(LONG, "k"), None);
+    }
 }
 
 #[test]

@@ -404,3 +404,42 @@ fn the_old_numbering_is_understood_and_remembered() {
     );
     assert_eq!(hearer.value("t1", "k"), None);
 }
+
+#[test]
+fn among_nodes_that_show_when_they_wrote_the_later_write_counts_and_not_the_later_message() {
+    let mut hearer = Hearer::new(1);
+    let set = |value: &str, at: u64| {
+        let shown = match at {
+            0 => String::new(),
+            at => format!(r#","last_modified":{}"#, WALL + at),
+        };
+        format!(
+            r#"{{"action":2,"htname":"t1","cname":"k","type":2,"strval":"{value}"{shown},"mode":1}}"#
+        )
+    };
+    let is = |hearer: &Hearer, value: &str| {
+        let held = hearer.value("t1", "k");
+        assert!(
+            held.as_ref().is_some_and(|held| held.contains(value)),
+            "{held:?}"
+        );
+    };
+    assert_eq!(hearer.table(2, set("newer", 500)), 200);
+    // It was lost, and comes again.
+    assert_eq!(hearer.table(3, set("older", 400)), 200);
+    is(&hearer, "newer");
+    assert_eq!(hearer.table(3, set("equal", 500)), 200);
+    is(&hearer, "newer");
+    assert_eq!(hearer.channel.counters().overtaken, 2);
+    assert_eq!(hearer.table(3, set("newest", 501)), 200);
+    is(&hearer, "newest");
+    // Whoever shows nothing is believed as it comes, and what was shown before still counts.
+    assert_eq!(hearer.table(4, set("unstamped", 0)), 200);
+    assert_eq!(hearer.table(3, set("late", 450)), 200);
+    is(&hearer, "unstamped");
+    // After a deletion nothing is held that could be newer: they see it the same way.
+    let delete = r#"{"action":4,"htname":"t1","cname":"k","mode":0}"#;
+    assert_eq!(hearer.table(2, delete), 200);
+    assert_eq!(hearer.table(2, set("anew", 300)), 200);
+    is(&hearer, "anew");
+}

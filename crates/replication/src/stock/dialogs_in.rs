@@ -1,10 +1,13 @@
 //! What Kamailio nodes say of dialogs, and how much of it is believed (PROTOCOL 5.4).
 //!
-//! A node's word about a dialog that it looks after counts; about another's it fills what is missing,
-//! because a node that is asked for everything tells what it heard long ago. STATE is news from
-//! whomever. The end is the end, but RM for an answered dialog is only its owner's to say before its
-//! time is over: a mere backup frees its copy by its own timer.
+//! A node's word about a dialog that it looks after counts. About another's it fills what is missing, because
+//! a node that is asked for everything tells what it heard long ago; but what is not what it was known to hold
+//! it has changed itself, as whoever serves the dialog after its owner's death. STATE is news from whomever,
+//! unless its node has shown that it is older than something it said before (6.2). The end is the end, but RM for
+//! an answered dialog is only its owner's to say before its time is over: a mere backup frees its copy by its own
+//! timer.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -18,8 +21,8 @@ use super::Channel;
 use super::sync::Asked;
 use crate::clock::{Now, Stamp};
 use crate::record::{
-    Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Profile, Profiles,
-    Text, Variable,
+    Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,
+    Profiles, Text, Variable,
 };
 use crate::replica::{Origin, Replica};
 
@@ -51,17 +54,18 @@ impl Channel {
         self.node(node).see_dialog_clock(now, shown);
         match message {
             DialogMessage::None => 200,
-            DialogMessage::Update(update) => self.handle_update(now, replica, node, *update),
+            DialogMessage::Update(update) => {
+                self.node(node).iflags_shown |= update.iflags.is_some();
+                self.handle_update(now, replica, node, *update)
+            }
             DialogMessage::State(change) => {
                 let StateChange { did, change, .. } = *change;
-                self.handle_state(now, replica, node, did, change)
+                self.handle_state(now, replica, node, did, change, shown)
             }
             DialogMessage::Remove(remove) => self.handle_remove(now, replica, node, remove.did),
             DialogMessage::Sync => {
-                let asker = self.node(node);
-                asker.forget_told();
-                asker.scan_from_start(super::node::Scan::All);
-                asker.syncs_answered += 1;
+                let is_answered = self.node(node).asks_for_dialogs(now.monotonic);
+                self.counters.syncs_deferred += u64::from(!is_answered);
                 200
             }
         }
@@ -109,7 +113,8 @@ impl Channel {
         let told = match held.cloned() {
             Some(held) => {
                 let stamp = replica.stamp(now, held.stamp());
-                news(now, node, &held, update, stamp)
+                let word = self.word(node, &key, &held, &update);
+                news(now, word, &held, update, stamp)
             }
             None => {
                 let stamp = replica.stamp(now, Stamp::default());
@@ -133,6 +138,33 @@ impl Channel {
         200
     }
 
+    /// Judges what an UPDATE says of a dialog that is held.
+    fn word(
+        &mut self,
+        node: SocketAddr,
+        key: &DialogKey,
+        held: &DialogRecord,
+        update: &Update,
+    ) -> Word {
+        let is_late = self.node(node).is_late(key, update.last_modified);
+        self.counters.overtaken += u64::from(is_late);
+        if is_late {
+            return Word::Hearsay;
+        }
+        let (variables, profiles) = extras(update, Stamp::default());
+        let said = DialogRecord {
+            variables,
+            profiles,
+            ..DialogRecord::new(held.ownership)
+        };
+        let has_changed = self.node(node).has_changed(key, &said);
+        match (held.ownership.owner == node, has_changed) {
+            (true, _) => Word::Owners,
+            (false, true) => Word::Heirs,
+            (false, false) => Word::Hearsay,
+        }
+    }
+
     /// Finds what hash sizes explain the slots that a node gives its dialogs.
     fn learn_hash_size(&mut self, node: SocketAddr, update: &Update) {
         let fitting = hash_size_candidates(&update.call_id, update.did.h_entry).collect();
@@ -150,6 +182,7 @@ impl Channel {
         node: SocketAddr,
         did: Did,
         told: StateTold,
+        shown: Option<u64>,
     ) -> u16 {
         let Some(key) = self.find(replica, node, did) else {
             match self.held_back.keep(now.monotonic, node, did, told) {
@@ -158,6 +191,13 @@ impl Channel {
             }
             return 200;
         };
+        if self.node(node).is_late(&key, shown) {
+            self.counters.overtaken += 1;
+            let held = replica.dialogs().dialog(&key);
+            if held.is_some_and(|held| state_of(told.state()) <= held.record.state) {
+                return 200;
+            }
+        }
         self.apply_state(now, replica, node, &key, told);
         200
     }
@@ -270,7 +310,7 @@ fn created(
         true => update.timing.lifetime.unwrap_or(usual),
         false => EARLY_LIFETIME.as_secs() as u32,
     };
-    let variables = update.variables.into_iter();
+    let (variables, profiles) = extras(&update, stamp);
     DialogRecord {
         state,
         created: match update.init_ts {
@@ -283,62 +323,74 @@ fn created(
         request_uri: text(&update.request_uri),
         caller: moved(&Leg::default(), Some(update.caller), stamp),
         callee: moved(&Leg::default(), update.callee, stamp),
-        variables: variables
-            .map(|(name, value)| (text(&name), variable(&value, stamp)))
-            .collect(),
-        profiles: Profiles {
-            stamp,
-            list: update.profiles.iter().map(profile).collect(),
-        },
+        variables,
+        profiles,
         lifetime: Lifetime { stamp, seconds },
+        iflags: update.iflags.unwrap_or(0) & IFLAGS,
         end: (state == DialogState::Ended).then(|| told_end(now)),
         ..DialogRecord::new(ownership)
     }
 }
 
+/// How much of what an UPDATE says of a dialog that is held is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// All of it.
+    Owners,
+    /// Variables and profiles: it has changed them, although another looks after the dialog.
+    Heirs,
+    /// That the state has risen, and what was missing: the rest may be older than what is held.
+    Hearsay,
+}
+
 /// Makes a record of what an UPDATE says beyond what is held.
-fn news(
-    now: Now,
-    node: SocketAddr,
-    held: &DialogRecord,
-    update: Update,
-    stamp: Stamp,
-) -> DialogRecord {
+fn news(now: Now, word: Word, held: &DialogRecord, update: Update, stamp: Stamp) -> DialogRecord {
     let state = state_of(update.state);
     let is_news = state > held.state;
-    // What another says of it may be older than what is held: it fills what is missing.
-    let stamp_of_extras = match held.ownership.owner == node {
-        true => stamp,
-        false => Stamp::default(),
+    let stamp_of_extras = match word {
+        Word::Owners | Word::Heirs => stamp,
+        Word::Hearsay => Stamp::default(),
     };
     let mut record = DialogRecord {
         state,
         created: update.init_ts,
+        iflags: update.iflags.unwrap_or(0) & IFLAGS,
         end: (state == DialogState::Ended).then(|| told_end(now)),
         ..DialogRecord::new(held.ownership)
     };
-    for (name, value) in &update.variables {
-        let known = held.variables.get(&**name);
-        if known.and_then(|known| known.value.as_deref()) != Some(value) {
-            let told = variable(value, stamp_of_extras);
-            record.variables.insert(text(name), told);
+    let (variables, profiles) = extras(&update, stamp_of_extras);
+    for (name, mut told) in variables {
+        let known = held.variables.get(&name);
+        // Kamailio deletes no variable: it tells of one long after it was deleted here.
+        if word == Word::Heirs && known.is_some_and(|known| known.value.is_none()) {
+            told.stamp = Stamp::default();
+        }
+        if known.is_none_or(|known| known.value != told.value) {
+            record.variables.insert(name, told);
         }
     }
-    let list: Vec<Profile> = update.profiles.iter().map(profile).collect();
-    if list != held.profiles.list {
-        record.profiles = Profiles {
-            stamp: stamp_of_extras,
-            list,
-        };
+    // A node leaves out those that it has not configured.
+    let is_known = |told: &Profile| held.profiles.list.contains(told);
+    let is_less = word == Word::Heirs && profiles.list.iter().all(is_known);
+    if profiles.list != held.profiles.list && !is_less {
+        record.profiles = profiles;
     }
     if is_news {
         record.caller = moved(&held.caller, Some(update.caller), stamp);
         record.callee = moved(&held.callee, update.callee, stamp);
     }
-    if is_news || held.ownership.owner == node {
+    if is_news || word == Word::Owners {
         add_timing(&mut record, held, update.timing, stamp);
     }
     record
+}
+
+/// Returns the variables and profiles that an UPDATE tells.
+fn extras(update: &Update, stamp: Stamp) -> (BTreeMap<Text, Variable>, Profiles) {
+    let variables = update.variables.iter();
+    let variables = variables.map(|(name, value)| (text(name), variable(value, stamp)));
+    let list = update.profiles.iter().map(profile).collect();
+    (variables.collect(), Profiles { stamp, list })
 }
 
 /// Adds when a dialog was answered, and how long it may last if that is news.

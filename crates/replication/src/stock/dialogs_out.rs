@@ -96,6 +96,8 @@ pub(super) struct Told {
     is_queued: bool,
     ending: Option<Ending>,
     ended_at: Option<Instant>,
+    /// The greatest `last_modified` that the node has shown with it, in seconds by its clock.
+    heard: u64,
 }
 
 impl Told {
@@ -223,11 +225,13 @@ impl Node {
         }
     }
 
-    /// A dialog that goes on was changed by another node, which tells everybody itself.
+    /// A dialog that goes on was changed by another node, which tells everybody itself. `by_it` tells that this
+    /// node did: it has said what variables and profiles it holds.
     pub(super) fn note_dialog_told(
         &mut self,
         key: &DialogKey,
         record: &DialogRecord,
+        by_it: bool,
         counters: &mut Counters,
     ) {
         if self.is_up
@@ -235,9 +239,38 @@ impl Node {
             && told.in_flight.is_none()
             && !told.is_queued
         {
-            told.content = Some(Content::of(record));
+            let mut content = Content::of(record);
+            if let Some(known) = told.content.filter(|_| by_it) {
+                content.extras = known.extras;
+            }
+            told.content = Some(content);
             told.is_stale = false;
         }
+    }
+
+    /// It showed when it wrote what it says of a dialog; tells whether it has shown something later before, so
+    /// that this was lost then and comes again.
+    pub(super) fn is_late(&mut self, key: &DialogKey, shown: Option<u64>) -> bool {
+        let (Some(told), Some(shown)) = (self.dialogs.get_mut(key), shown) else {
+            return false;
+        };
+        told.heard = told.heard.max(shown);
+        shown < told.heard
+    }
+
+    /// It said what variables and profiles a dialog has; tells whether it must have changed them: they are not
+    /// those that it was known to hold.
+    pub(super) fn has_changed(&mut self, key: &DialogKey, said: &DialogRecord) -> bool {
+        let Some(told) = self.dialogs.get_mut(key) else {
+            return false;
+        };
+        // What is on its way to it, it may hold or not.
+        let is_known = told.in_flight.is_none();
+        let Some(content) = &mut told.content else {
+            return false;
+        };
+        let former = std::mem::replace(&mut content.extras, extras_hash(said));
+        is_known && former != content.extras
     }
 
     /// A dialog is over. `by_us` tells that no other node says so, `is_new` that it was over before
@@ -408,7 +441,7 @@ impl Node {
                 continue;
             };
             let at = self.dialog_clock(line.now);
-            let body = body_of(step, &key, record, numbers.did(&key), at);
+            let body = body_of(step, &key, record, numbers.did(&key), at, self.iflags_shown);
             let (body, content) = (
                 body.as_ref().map(|(body, _)| body.clone()),
                 body.map(|it| it.1),
@@ -511,12 +544,15 @@ fn body_of(
     record: Option<&DialogRecord>,
     did: Did,
     last_modified: Option<u64>,
+    with_iflags: bool,
 ) -> Option<(Bytes, Content)> {
     let content = record.map_or(ENDED, Content::of);
     let message = match (step, record) {
         (Step::Remove, _) => DialogMessage::Remove(Remove { did, last_modified }),
         (Step::Update | Step::EndWhole, Some(record)) => {
-            DialogMessage::Update(Box::new(update(key, record, did, last_modified)))
+            let mut update = update(key, record, did, last_modified);
+            update.iflags = Some(record.iflags).filter(|_| with_iflags);
+            DialogMessage::Update(Box::new(update))
         }
         (Step::State, Some(record)) => DialogMessage::State(Box::new(StateChange {
             did,

@@ -36,6 +36,7 @@ use held_back::HeldBack;
 use node::{Line, Node, Sent};
 use repair::Differences;
 use sync::{Asked, Asking};
+pub use sync::{SYNCS_APART, TABLES_AGAIN_MAX};
 use tables_in::EarlyLifetimes;
 
 /// Kamailio's channel for dialogs.
@@ -55,9 +56,6 @@ pub const CELLS_MAX: usize = 500_000;
 pub const HELD_BACK_MAX: usize = 4096;
 /// Lifetimes that wait for their value; beyond it they are dropped, counted.
 pub const EARLY_MAX: usize = 1024;
-/// Comparisons in a row that may find differences, before the next return of a node.
-pub const ROUNDS_MAX: u32 = 5;
-
 /// Comparisons in a row without a difference, after which a node is left alone.
 const CLEAN_ROUNDS: u32 = 2;
 /// Dialogs that wait to be told anew before more are looked for.
@@ -86,12 +84,19 @@ pub struct Counters {
     pub early_dropped: u64,
     /// Messages about dialogs that are over, or below their state.
     pub late_ignored: u64,
+    /// SETs, and messages about dialogs, that are older than what is held, as the clocks of Kamailio nodes show.
+    pub overtaken: u64,
+    /// Keys taken from a Kamailio node of which nothing was known here: new ones, or deleted so long ago that
+    /// nobody remembers.
+    pub adopted: u64,
     /// RMs for answered dialogs of another owner, before their time.
     pub removals_not_obeyed: u64,
     /// Cells that were left out of a comparison: no table of ours, ended, or no room.
     pub cells_skipped: u64,
     /// Requests for everything that were not answered in time.
     pub unanswered_syncs: u64,
+    /// Requests for everything that came too soon after one before and were answered later.
+    pub syncs_deferred: u64,
     /// Dialogs and keys that were not told because too much waits.
     pub not_told: u64,
     /// Messages that were too long to be told.
@@ -100,8 +105,10 @@ pub struct Counters {
     pub refused: u64,
     /// Requests that nobody answered.
     pub unanswered: u64,
-    /// Requests that were withdrawn because the dialog had ended.
+    /// Requests that were withdrawn because the dialog had ended, or the node is no Kamailio node any more.
     pub withdrawn: u64,
+    /// Messages that were left unanswered because their node is none, or it is not known yet whether it is.
+    pub left_unanswered: u64,
 }
 
 /// What is shown of one Kamailio node.
@@ -230,10 +237,14 @@ impl Channel {
                 }
                 let is_local = change.origin == Origin::Local;
                 if !held.record.is_ended() {
-                    for node in self.nodes.values_mut() {
+                    for (address, node) in &mut self.nodes {
                         match is_local {
                             true => node.note_dialog(key, &mut self.counters),
-                            false => node.note_dialog_told(key, &held.record, &mut self.counters),
+                            false => {
+                                let by_it = change.origin == Origin::Stock(*address);
+                                let counters = &mut self.counters;
+                                node.note_dialog_told(key, &held.record, by_it, counters);
+                            }
                         }
                     }
                     return;
@@ -275,6 +286,11 @@ impl Channel {
     /// Returns the dialogs with these numbers that the replica holds, or held a moment ago.
     pub fn named(&self, did: Did) -> impl Iterator<Item = DialogKey> {
         self.numbers.find(did)
+    }
+
+    /// Takes note of a message that is not executed: what sent it may be no Kamailio node.
+    pub(crate) fn note_left_unanswered(&mut self) {
+        self.counters.left_unanswered += 1;
     }
 
     /// Executes a message of channel `dialog` or `htable`; returns the status to answer.
@@ -340,10 +356,13 @@ impl Channel {
     pub fn run(&mut self, now: Now, replica: &mut Replica, bus: &mut Bus) {
         self.pass_on();
         let stock = self.needed_by_scans();
-        for (address, node) in self.nodes.iter_mut().filter(|(_, node)| node.is_up) {
+        for (address, node) in &mut self.nodes {
             for request in node.withdrawn.drain(..) {
-                self.counters.withdrawn += 1;
-                bus.cancel(now.monotonic, *address, request);
+                let was_waiting = bus.cancel(now.monotonic, *address, request);
+                self.counters.withdrawn += u64::from(was_waiting);
+            }
+            if !node.is_up {
+                continue;
             }
             let mut line = Line {
                 now,
@@ -400,6 +419,7 @@ impl Channel {
     pub fn handle_timeout(&mut self, now: Now, replica: &mut Replica) {
         for node in self.nodes.values_mut() {
             node.wake_dialogs(now.monotonic);
+            node.wake_answer(now.monotonic);
         }
         self.counters.held_back_dropped += self.held_back.expire(now.monotonic);
         self.early.expire(now.monotonic);
@@ -451,12 +471,12 @@ impl Channel {
         }
         // A repeat of something old may still have come after the first clean one.
         node.wants_tables |= node.clean_rounds < CLEAN_ROUNDS;
-        node.wants_tables &= node.rounds < ROUNDS_MAX;
     }
 
     /// Tells what a comparison found.
     fn follow(&mut self, with: SocketAddr, found: Differences) {
         self.counters.cells_skipped += found.skipped;
+        self.counters.adopted += found.unknown;
         let adopted = found.adopted.into_iter().map(|key| (with, key));
         self.adopted.extend(adopted);
         let node = self.nodes.entry(with).or_default();
@@ -468,12 +488,14 @@ impl Channel {
         }
     }
 
-    /// Tells the other nodes what one had and they may lack: it does not say it again.
+    /// Tells the other nodes what one had and they may lack: it does not say it again. If another Tandem node
+    /// knows that it is gone, comparing finds that they have it.
     fn pass_on(&mut self) {
         for (from, key) in std::mem::take(&mut self.adopted) {
             let others = self.nodes.iter_mut().filter(|(node, _)| **node != from);
             for (_, node) in others {
                 node.note_entry(&key, &mut self.counters);
+                (node.wants_tables, node.clean_rounds) = (true, 0);
             }
         }
     }
@@ -486,8 +508,10 @@ impl Channel {
         let asking = self.asking.as_ref().map(Asking::poll_timeout);
         let wanted = || self.nodes.values().filter_map(Node::wanted_at).min();
         let answers = self.nodes.values().filter_map(Node::answer_at);
+        let dialogs = self.nodes.values().filter_map(Node::dialogs_due);
         later
             .chain(answers)
+            .chain(dialogs)
             .chain(asking.or_else(wanted))
             .chain(self.held_back.poll_timeout())
             .chain(self.early.poll_timeout())

@@ -11,8 +11,8 @@ use super::dialogs_out::{Content, Step, Told};
 use super::sync::{Asked, CellsAnswer};
 use super::tables_out::{EntryStep, EntryWork};
 use super::{AHEAD_MAX_SECONDS, Counters, WINDOW};
-use crate::clock::{Now, Stamp};
-use crate::entries::EntryKey;
+use crate::clock::Now;
+use crate::entries::{EntryKey, Write};
 use crate::record::DialogKey;
 
 /// What a request that waits for its answer said.
@@ -54,11 +54,19 @@ pub(super) struct Node {
     pub(super) entry_queue: VecDeque<EntryKey>,
     /// Our answer to its request for all cells.
     pub(super) answer: Option<CellsAnswer>,
+    /// When that began, or the one before it.
+    pub(super) tables_answered: Option<Instant>,
+    /// When its request for all dialogs was answered last.
+    pub(super) dialogs_answered: Option<Instant>,
+    /// When the one is answered that came too soon after that.
+    pub(super) dialogs_due: Option<Instant>,
     pub(super) numbering: Numbering,
     /// How far its clock is ahead of ours in dialog messages, in seconds, once it has shown it.
     pub(super) dialogs_ahead: Option<u64>,
     /// The same of table messages, in milliseconds.
     pub(super) tables_ahead: Option<u64>,
+    /// Whether it has shown `iflags`: only then it knows them.
+    pub(super) iflags_shown: bool,
     /// The last `last_modified` that a table operation to it carried.
     pub(super) last_written: u64,
     /// Tables that it has refused: it has none of that name.
@@ -67,8 +75,8 @@ pub(super) struct Node {
     pub(super) wants_tables: bool,
     /// Before that it is not asked for anything.
     pub(super) ask_at: Option<Instant>,
-    /// When it may be asked for tables again.
-    pub(super) tables_again: Option<Instant>,
+    /// When it was asked for tables last.
+    pub(super) tables_asked: Option<Instant>,
     /// Whether it has told its dialogs since it came up, or will not.
     pub(super) has_told_dialogs: bool,
     /// The same of tables.
@@ -97,15 +105,19 @@ impl Default for Node {
             entries: BTreeMap::new(),
             entry_queue: VecDeque::new(),
             answer: None,
+            tables_answered: None,
+            dialogs_answered: None,
+            dialogs_due: None,
             numbering: Numbering::New,
             dialogs_ahead: None,
             tables_ahead: None,
+            iflags_shown: false,
             last_written: 0,
             unknown_tables: BTreeSet::new(),
             wants_dialogs: false,
             wants_tables: false,
             ask_at: None,
-            tables_again: None,
+            tables_asked: None,
             has_told_dialogs: false,
             has_told_tables: false,
             rounds: 0,
@@ -139,12 +151,12 @@ impl Node {
         }
     }
 
-    /// It takes no messages any more. What it was told of dialogs is remembered, what waits for
-    /// tables is not: comparing finds it.
+    /// It takes no messages any more, or is no Kamailio node any more: what is on its way to it is repeated no
+    /// more. What it was told of dialogs is remembered, what waits for tables is not: comparing finds it.
     pub(super) fn go_down(&mut self) {
         self.is_up = false;
-        self.requests.clear();
-        self.withdrawn.clear();
+        let requests = std::mem::take(&mut self.requests);
+        self.withdrawn.extend(requests.into_keys());
         self.dialog_queue.clear();
         self.scan = None;
         self.entries.clear();
@@ -189,9 +201,14 @@ impl Node {
     }
 
     /// Returns `last_modified` of a table operation: grows with each, as equal ones are ignored.
-    pub(super) fn table_clock(&mut self, written: Stamp) -> Option<u64> {
+    pub(super) fn table_clock(&mut self, now: Now, write: Write) -> Option<u64> {
         let ahead = self.tables_ahead?.min(AHEAD_MAX_SECONDS * 1000);
-        let written = written.wall().saturating_add(ahead);
+        let written = match write.stamp {
+            // It was adopted: nobody knows when it was written.
+            stamp if stamp.clock == 0 => now.wall,
+            stamp => stamp.wall(),
+        };
+        let written = written.saturating_add(ahead).max(write.shown);
         self.last_written = written.max(self.last_written.saturating_add(1));
         Some(self.last_written)
     }

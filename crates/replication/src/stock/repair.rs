@@ -1,20 +1,22 @@
 //! What differs between our tables and those of a Kamailio node, and who is right.
 //!
 //! Only differences are told, as operations: cells would take the place of what the node has written
-//! meanwhile. A value whose last writer was the node is right there, any other here. A key that only
-//! the node has is deleted there if the same value was deleted here, else adopted; one that it lacks
-//! is told it. Lifetimes that differ by less than clocks may are left alone.
+//! meanwhile. A value whose last writer was the node is right there, any other here; where Kamailio nodes
+//! have shown when it was written, that decides. A key that only the node has is deleted there if the same
+//! value was deleted here, else adopted: with the lowest stamp when nothing is known of it here, so that
+//! whoever in the cell knows better is right. One that it lacks is told it. Lifetimes that differ by less than
+//! clocks may are left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use dmq_bodies::Cell;
 
 use super::tables_out::whole_seconds;
-use crate::clock::{Now, node_number};
-use crate::entries::{EntryKey, EntryRecord};
-use crate::replica::{Origin, Replica};
+use crate::clock::{Now, Stamp, node_number};
+use crate::entries::{EntryKey, EntryRecord, Write};
+use crate::replica::{Key, Origin, Record, Replica};
 
 /// Ends that differ by less are the same: a cell tells them by the wall clock of its node.
 const DEADLINE_TOLERANCE: Duration = Duration::from_secs(60);
@@ -31,6 +33,8 @@ pub(super) struct Differences {
     pub(super) tell_lifetime: Vec<EntryKey>,
     /// Taken from the node: its other neighbours may lack them too.
     pub(super) adopted: Vec<EntryKey>,
+    /// How many of these nobody had known of here.
+    pub(super) unknown: u64,
     /// How many keys differed.
     pub(super) count: u64,
     /// Cells of tables that are none of ours, that have ended, or for which there was no room.
@@ -41,6 +45,8 @@ pub(super) struct Differences {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Same,
+    /// Nothing is known of it here.
+    Unknown,
     Theirs,
     TheirLifetime,
     Ours,
@@ -57,21 +63,30 @@ impl Differences {
         is_busy: impl Fn(&EntryKey) -> bool,
     ) -> Self {
         let mut found = Self::default();
+        let tandem = replica.members().chain([replica.own()]);
+        let tandem: BTreeSet<u64> = tandem.map(node_number).collect();
         for (key, cell) in cells.iter().filter(|(key, _)| !is_busy(key)) {
-            let remaining = remaining(now, cell);
-            if !replica.entries().is_replicated(&key.table) || remaining == Some(Duration::ZERO) {
+            let is_over = remaining(now, cell) == Some(Duration::ZERO);
+            if is_over || !replica.entries().is_replicated(&key.table) {
                 found.skipped += 1;
                 continue;
             }
-            let verdict = judge(now, replica, node, key, cell, remaining);
+            let verdict = judge(now, replica, node, &tandem, key, cell);
             found.count += u64::from(verdict != Verdict::Same);
             match verdict {
                 Verdict::Same => {}
                 Verdict::Ours => found.tell.push(key.clone()),
                 Verdict::OurLifetime => found.tell_lifetime.push(key.clone()),
+                Verdict::Unknown => match adopt(now, replica, node, key, cell) {
+                    true => {
+                        found.unknown += 1;
+                        found.adopted.push(key.clone());
+                    }
+                    false => found.skipped += 1,
+                },
                 Verdict::Theirs | Verdict::TheirLifetime => {
                     let with_value = verdict == Verdict::Theirs;
-                    match adopt(now, replica, node, key, cell, remaining, with_value) {
+                    match take(now, replica, node, key, cell, with_value) {
                         true => found.adopted.push(key.clone()),
                         false => found.skipped += 1,
                     }
@@ -123,28 +138,32 @@ fn judge(
     now: Now,
     replica: &Replica,
     node: SocketAddr,
+    tandem: &BTreeSet<u64>,
     key: &EntryKey,
     cell: &Cell,
-    remaining: Option<Duration>,
 ) -> Verdict {
     let entries = replica.entries();
     let Some(own) = entries.record(now.monotonic, key) else {
-        return Verdict::Theirs;
+        return Verdict::Unknown;
     };
-    let is_theirs = own.write.stamp.node == node_number(node);
     let Some(value) = &own.value else {
-        let was_deleted = entries.gone_value_hash(key) == Some(entries.value_hash(&cell.value));
-        return match was_deleted {
+        return match own.gone_hash == entries.value_hash(&cell.value) {
             true => Verdict::Ours,
             false => Verdict::Theirs,
         };
+    };
+    let writer = own.write.stamp.node;
+    let is_shown = own.write.shown > 0 && !tandem.contains(&writer);
+    let is_theirs = match cell.last_modified.filter(|_| is_shown) {
+        Some(at) if at != own.write.shown => at > own.write.shown,
+        Some(_) | None => writer == node_number(node),
     };
     let table = entries.tables().table(&key.table);
     let expires = table.is_some_and(|table| table.definition().autoexpire.is_some());
     match (*value == cell.value, is_theirs) {
         (false, true) => Verdict::Theirs,
         (false, false) => Verdict::Ours,
-        (true, _) if !expires || lasts_as_long(&own, remaining) => Verdict::Same,
+        (true, _) if !expires || lasts_as_long(&own, remaining(now, cell)) => Verdict::Same,
         (true, true) => Verdict::TheirLifetime,
         (true, false) => Verdict::OurLifetime,
     }
@@ -158,20 +177,48 @@ fn lasts_as_long(own: &EntryRecord, remaining: Option<Duration>) -> bool {
     }
 }
 
-fn adopt(
+/// Takes a cell of which nothing is known here. Its age is not known either: every write, and every deletion,
+/// that any Tandem node of the cell knows of is greater. All that take it write the same.
+fn adopt(now: Now, replica: &mut Replica, node: SocketAddr, key: &EntryKey, cell: &Cell) -> bool {
+    let Some(table) = replica.entries().tables().table(&key.table) else {
+        return false;
+    };
+    let usual = table.definition().autoexpire;
+    let stamp = Stamp {
+        clock: 0,
+        node: node_number(node),
+    };
+    let record = EntryRecord {
+        value: Some(cell.value.clone()),
+        write: Write {
+            stamp,
+            mark: cell.expire.filter(|_| usual.is_some()).unwrap_or(0),
+            shown: cell.last_modified.unwrap_or(0),
+        },
+        remaining: usual.map(|usual| remaining(now, cell).unwrap_or(usual)),
+        gone_hash: 0,
+    };
+    let (key, record) = (Key::Entry(key.clone()), Record::Entry(record));
+    replica
+        .merge(now, &key, record, Origin::Stock(node))
+        .is_ok()
+}
+
+/// Takes what the node has written, or how long it lets it last, over what is held.
+fn take(
     now: Now,
     replica: &mut Replica,
     node: SocketAddr,
     key: &EntryKey,
     cell: &Cell,
-    remaining: Option<Duration>,
     with_value: bool,
 ) -> bool {
     let origin = Origin::Stock(node);
-    if with_value && replica.set(now, key, cell.value.clone(), origin).is_err() {
+    let (value, shown) = (cell.value.clone(), cell.last_modified);
+    if with_value && replica.set_shown(now, key, value, origin, shown).is_err() {
         return false;
     }
-    let seconds = remaining.map(|remaining| i64::from(whole_seconds(remaining)));
+    let seconds = remaining(now, cell).map(|remaining| i64::from(whole_seconds(remaining)));
     // A table where nothing expires takes no lifetime, and says so.
     seconds.is_none_or(|seconds| replica.set_expire(now, key, seconds, origin).is_ok())
 }

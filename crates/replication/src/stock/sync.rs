@@ -4,17 +4,19 @@
 //! about tables at once have put keys into its askers twice (PROTOCOL 9.5): so one node is asked, then
 //! the next. It is asked once when it is first heard of and once after each return; for dialogs again when
 //! it lists us and did not when it was asked; for tables also after it has not taken an operation, at most
-//! once a minute. It is answered alone, one small batch
-//! of cells after the other, and not at the same time as others answer it: Kamailio nodes do at once,
-//! then one Tandem node after the other. Dialogs are told it as any other news.
+//! once a minute, and ever more seldom while each comparison finds a difference. It is answered alone, one
+//! small batch of cells after the other, and not at the same time as others answer it: Kamailio nodes do at
+//! once, then one Tandem node after the other. Dialogs are told it as any other news. Whoever asks again and
+//! again is answered once in a while.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dmq_bodies::{BATCH_BYTES_DEFAULT, Cell, DialogDialect, DialogMessage, TableMessage, batches};
+use htable::Definition;
 
-use super::node::{Line, Node, Sending, Sent};
+use super::node::{Line, Node, Scan, Sending, Sent};
 use super::{CELLS_MAX, DIALOG_CHANNEL, TABLE_CHANNEL};
 use crate::clock::Now;
 use crate::entries::EntryKey;
@@ -39,8 +41,16 @@ const DIALOGS_MAX: Duration = Duration::from_secs(20);
 /// same new key at one moment have put it there twice.
 const ANSWERS_APART: Duration = Duration::from_secs(1);
 
-/// Between two requests for tables to one node.
-pub(super) const TABLES_AGAIN: Duration = Duration::from_secs(60);
+/// Between two requests for tables to one node. Twice as long after each comparison but the first in a row that
+/// found a difference: what it never takes is offered ever more seldom.
+const TABLES_AGAIN: Duration = Duration::from_secs(60);
+
+/// The longest pause that comes of that.
+pub const TABLES_AGAIN_MAX: Duration = Duration::from_secs(900);
+
+/// Between two answers to one node that asks for everything again: what it asks in between is answered then,
+/// once.
+pub const SYNCS_APART: Duration = Duration::from_secs(10);
 
 /// What a node is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +143,12 @@ impl Asking {
 /// Cells that are still to be sent to who asked for them.
 #[derive(Debug, Default)]
 pub(super) struct CellsAnswer {
-    keys: VecDeque<EntryKey>,
+    /// The only table that is wanted.
+    table: Option<Bytes>,
+    /// The last key that was looked at: what comes after it is still to be sent.
+    after: Option<EntryKey>,
+    /// Everything was looked at.
+    is_walked: bool,
     bodies: VecDeque<Bytes>,
     /// Nothing is sent before that.
     begins: Option<Instant>,
@@ -142,46 +157,53 @@ pub(super) struct CellsAnswer {
 }
 
 impl CellsAnswer {
-    fn new(now: Now, replica: &Replica, table: Option<&Bytes>) -> Self {
-        let tables = replica.entries().tables().iter();
-        let wanted = tables.filter(|it| {
-            let definition = it.definition();
-            definition.replicate && table.is_none_or(|table| *table == definition.name)
-        });
-        let keys = wanted.flat_map(|table| {
-            let name = table.definition().name.clone();
-            table.iter(now.monotonic).map(move |(key, _)| EntryKey {
-                table: name.clone(),
-                key: key.clone(),
-            })
-        });
-        Self {
-            keys: keys.collect(),
-            ..Self::default()
-        }
-    }
-
     /// Returns the next body; an answer has one at least.
     fn next(&mut self, now: Now, replica: &Replica, last_modified: bool) -> Option<&Bytes> {
-        if self.bodies.is_empty() && (!self.keys.is_empty() || !self.is_begun) {
-            let mut cells = Vec::new();
-            let mut bytes = 0;
-            while bytes < BATCH_BYTES_DEFAULT
-                && let Some(key) = self.keys.pop_front()
-            {
-                let cell = cell(now, replica, &key);
-                bytes += cell.as_ref().map_or(0, estimate);
-                cells.extend(cell);
+        if self.bodies.is_empty() && !self.is_walked {
+            let cells = self.walk(now, replica);
+            if !cells.is_empty() || !self.is_begun {
+                let made = batches(&cells, last_modified, BATCH_BYTES_DEFAULT);
+                self.bodies.extend(made.bodies);
             }
-            let made = batches(&cells, last_modified, BATCH_BYTES_DEFAULT);
-            self.bodies.extend(made.bodies);
             self.is_begun = true;
         }
         self.bodies.front()
     }
 
+    /// Returns the next cells, as many as fill a body.
+    fn walk(&mut self, now: Now, replica: &Replica) -> Vec<Cell> {
+        let (mut cells, mut bytes) = (Vec::new(), 0);
+        for table in replica.entries().tables().iter() {
+            let Definition {
+                name, replicate, ..
+            } = table.definition();
+            let is_wanted = *replicate && self.table.as_ref().is_none_or(|table| table == name);
+            let after = self.after.as_ref();
+            if !is_wanted || after.is_some_and(|after| *name < after.table) {
+                continue;
+            }
+            let after = after.filter(|after| after.table == name);
+            let after = after.map(|after| after.key.clone());
+            for (key, _) in table.iter_after(now.monotonic, after.as_deref()) {
+                if bytes >= BATCH_BYTES_DEFAULT {
+                    return cells;
+                }
+                let key = EntryKey {
+                    table: name.clone(),
+                    key: key.clone(),
+                };
+                let cell = cell(now, replica, &key);
+                bytes += cell.as_ref().map_or(0, estimate);
+                cells.extend(cell);
+                self.after = Some(key);
+            }
+        }
+        self.is_walked = true;
+        cells
+    }
+
     fn is_done(&self) -> bool {
-        self.is_begun && self.keys.is_empty() && self.bodies.is_empty() && !self.is_in_flight
+        self.is_walked && self.bodies.is_empty() && !self.is_in_flight
     }
 }
 
@@ -202,7 +224,7 @@ fn cell(now: Now, replica: &Replica, key: &EntryKey) -> Option<Cell> {
         key: key.key.clone(),
         value: record.value?,
         expire,
-        last_modified: Some(record.write.stamp.wall()).filter(|at| *at > 0),
+        last_modified: Some(record.write.stamp.wall().max(record.write.shown)).filter(|at| *at > 0),
     })
 }
 
@@ -216,23 +238,64 @@ fn estimate(cell: &Cell) -> usize {
 }
 
 impl Node {
-    /// It asked for cells, and so many others answer before us.
-    pub(super) fn answer_tables(
-        &mut self,
-        now: Now,
-        replica: &Replica,
-        table: Option<&Bytes>,
-        before_us: u32,
-    ) {
-        let is_in_flight = self
-            .answer
-            .as_ref()
-            .is_some_and(|answer| answer.is_in_flight);
-        let mut answer = CellsAnswer::new(now, replica, table);
-        answer.is_in_flight = is_in_flight;
-        answer.begins = (before_us > 0).then(|| now.monotonic + ANSWERS_APART * before_us);
-        self.answer = Some(answer);
+    /// It asked for dialogs; tells whether it is answered now.
+    pub(super) fn asks_for_dialogs(&mut self, now: Instant) -> bool {
+        let soonest = self.dialogs_answered.map_or(now, |at| at + SYNCS_APART);
+        if soonest <= now {
+            self.tell_all_dialogs(now);
+            return true;
+        }
+        self.dialogs_due = Some(soonest);
+        false
+    }
+
+    /// Tells the dialogs that it asked for a while ago.
+    pub(super) fn wake_answer(&mut self, now: Instant) {
+        if self.dialogs_due().is_some_and(|at| at <= now) {
+            self.tell_all_dialogs(now);
+        }
+    }
+
+    /// Returns when the dialogs are told that it asked for too soon.
+    pub(super) fn dialogs_due(&self) -> Option<Instant> {
+        self.dialogs_due.filter(|_| self.is_up)
+    }
+
+    fn tell_all_dialogs(&mut self, now: Instant) {
+        self.forget_told();
+        self.scan_from_start(Scan::All);
+        self.dialogs_answered = Some(now);
+        self.dialogs_due = None;
         self.syncs_answered += 1;
+    }
+
+    /// It asked for cells, and so many others answer before us; tells whether it is answered as soon as
+    /// they have.
+    pub(super) fn asks_for_tables(
+        &mut self,
+        now: Instant,
+        table: Option<Bytes>,
+        before_us: u32,
+    ) -> bool {
+        let own_turn = now + ANSWERS_APART * before_us;
+        let former = self.answer.take().unwrap_or_default();
+        if former.begins.is_some() {
+            // One answer for both, all of it if they want different things.
+            let table = table.filter(|table| former.table.as_ref() == Some(table));
+            self.answer = Some(CellsAnswer { table, ..former });
+            return false;
+        }
+        let again = self.tables_answered.map(|at| at + SYNCS_APART);
+        let begins = again.map_or(own_turn, |again| again.max(own_turn));
+        self.tables_answered = Some(begins);
+        self.answer = Some(CellsAnswer {
+            table,
+            begins: (begins > now).then_some(begins),
+            is_in_flight: former.is_in_flight,
+            ..CellsAnswer::default()
+        });
+        self.syncs_answered += 1;
+        begins == own_turn
     }
 
     /// Sends the next batch of cells, if the last one was answered.
@@ -287,8 +350,14 @@ impl Node {
         if self.wants_dialogs {
             return Some(Asked::Dialogs);
         }
-        let may_ask = self.tables_again.is_none_or(|at| at <= now);
+        let may_ask = self.tables_again().is_none_or(|at| at <= now);
         (self.wants_tables && may_ask).then_some(Asked::Tables)
+    }
+
+    /// Returns when it may be asked for tables again.
+    fn tables_again(&self) -> Option<Instant> {
+        let pause = TABLES_AGAIN.saturating_mul(1 << self.rounds.saturating_sub(1).min(8));
+        Some(self.tables_asked? + pause.min(TABLES_AGAIN_MAX))
     }
 
     /// Returns when it may be asked for what it is to be asked for.
@@ -297,7 +366,7 @@ impl Node {
         if self.wants_dialogs {
             return Some(first);
         }
-        let again = self.tables_again.unwrap_or(first);
+        let again = self.tables_again().unwrap_or(first);
         self.wants_tables.then_some(again.max(first))
     }
 
@@ -339,7 +408,7 @@ impl Node {
             Asked::Dialogs => self.wants_dialogs = false,
             Asked::Tables => {
                 self.wants_tables = false;
-                self.tables_again = Some(line.now.monotonic + TABLES_AGAIN);
+                self.tables_asked = Some(line.now.monotonic);
             }
         }
         self.syncs_asked += 1;

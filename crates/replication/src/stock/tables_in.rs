@@ -75,7 +75,8 @@ impl Channel {
             TableMessage::Sync { table } => {
                 let before_us = self.answering_before_us(replica, node);
                 let asker = self.node(node);
-                asker.answer_tables(now, replica, table.as_ref(), before_us);
+                let is_in_turn = asker.asks_for_tables(now.monotonic, table, before_us);
+                self.counters.syncs_deferred += u64::from(!is_in_turn);
                 200
             }
             TableMessage::Set {
@@ -88,7 +89,10 @@ impl Channel {
                 shown.see_table_clock(now, last_modified);
                 shown.unknown_tables.remove(&table);
                 let key = EntryKey { table, key };
-                let done = replica.set(now, &key, value, Origin::Stock(node));
+                let is_overtaken = replica.entries().is_overtaken(&key, last_modified);
+                self.counters.overtaken += u64::from(is_overtaken);
+                let origin = Origin::Stock(node);
+                let done = replica.set_shown(now, &key, value, origin, last_modified);
                 if done.is_ok()
                     && let Some(seconds) = self.early.take(now.monotonic, &key)
                 {

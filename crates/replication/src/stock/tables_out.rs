@@ -10,7 +10,7 @@ use dmq::RequestId;
 use dmq_bodies::TableMessage;
 
 use super::node::{Line, Node, Sending, Sent};
-use super::{Counters, ENTRIES_PENDING_MAX, ROUNDS_MAX, TABLE_CHANNEL};
+use super::{Counters, ENTRIES_PENDING_MAX, TABLE_CHANNEL};
 use crate::entries::EntryKey;
 use crate::replica::Replica;
 
@@ -30,10 +30,12 @@ pub(super) enum EntryStep {
 /// What waits to be told of an entry.
 #[derive(Debug, Default)]
 pub(super) struct EntryWork {
-    next: EntryStep,
+    /// `None`: nothing any more, and its place in the queue is the last that is left of it.
+    next: Option<EntryStep>,
     /// What goes after it was answered.
     then: Option<EntryStep>,
     in_flight: Option<RequestId>,
+    /// Whether it has its place in the queue: one at most, and none while it is on its way.
     is_queued: bool,
 }
 
@@ -53,7 +55,7 @@ impl Node {
         match work.in_flight {
             Some(_) => work.then = Some(EntryStep::Value),
             None => {
-                work.next = EntryStep::Value;
+                work.next = Some(EntryStep::Value);
                 self.queue_entry(key);
             }
         }
@@ -64,7 +66,7 @@ impl Node {
         if self.is_up && !self.entries.contains_key(key) && self.entries.len() < ENTRIES_PENDING_MAX
         {
             let work = EntryWork {
-                next: EntryStep::Lifetime,
+                next: Some(EntryStep::Lifetime),
                 ..EntryWork::default()
             };
             self.entries.insert(key.clone(), work);
@@ -78,9 +80,7 @@ impl Node {
         if let Some(work) = self.entries.get_mut(key) {
             match work.in_flight {
                 Some(_) => work.then = Some(EntryStep::Value),
-                None => {
-                    self.entries.remove(key);
-                }
+                None => work.next = None,
             }
         }
     }
@@ -101,9 +101,8 @@ impl Node {
                 return false;
             }
             let key = key.clone();
-            let next = self.entries.get(&key).filter(|work| work.is_queued);
-            let message = next.map(|work| work.next);
-            let message = message.and_then(|step| self.operation(line, replica, &key, step));
+            let next = self.entries.get(&key).and_then(|work| work.next);
+            let message = next.and_then(|step| self.operation(line, replica, &key, step));
             let Some((message, step, then)) = message else {
                 self.entry_queue.pop_front();
                 self.entries.remove(&key);
@@ -159,7 +158,7 @@ impl Node {
             table,
             key: name,
             value,
-            last_modified: self.table_clock(record.write.stamp),
+            last_modified: self.table_clock(line.now, record.write),
         };
         Some((message, step, then))
     }
@@ -167,10 +166,7 @@ impl Node {
     /// An operation was answered, or was not (408).
     pub(super) fn entry_answered(&mut self, key: &EntryKey, step: EntryStep, status: u16) {
         let is_taken = (200..=299).contains(&status);
-        // What it never takes is not offered again and again.
-        if !is_taken && self.rounds < ROUNDS_MAX {
-            self.wants_tables = true;
-        }
+        self.wants_tables |= !is_taken;
         match (step, status) {
             // An older Kamailio has come in place of one that knew the field.
             (EntryStep::Value, 400) => self.tables_ahead = None,
@@ -190,7 +186,7 @@ impl Node {
         };
         match next.filter(|_| !self.unknown_tables.contains(&key.table)) {
             Some(next) => {
-                work.next = next;
+                work.next = Some(next);
                 work.then = None;
                 self.queue_entry(key);
             }

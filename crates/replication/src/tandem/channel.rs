@@ -112,6 +112,13 @@ impl Channel {
             .map_or(Kind::Unknown, |link| link.kind)
     }
 
+    /// A node has spoken as a Kamailio does: it may have become one.
+    pub(crate) fn doubt(&mut self, now: Now, node: SocketAddr) {
+        if let Some(link) = self.link(now, node) {
+            link.doubt(now.monotonic);
+        }
+    }
+
     /// Takes note of a change: what this node wrote is told to every Tandem node.
     pub fn note(&mut self, now: Now, change: &Change) {
         if change.origin != Origin::Local {
@@ -244,12 +251,18 @@ impl Channel {
             Record::Dialog(record, _) => !record.is_ended(),
             Record::Entry(record) => record.value.is_some(),
         };
+        let slot = (replica.partition(key), replica.key_hash(key));
+        let is_news = is_alive && matches!(key, Key::Entry(_));
+        let is_united = is_news
+            && self.is_ready
+            && self.pulls.is_asked(now.monotonic, slot)
+            && replica.record(now.monotonic, key).is_none();
+        self.counters.united += u64::from(is_united);
         let merged = replica.merge(now, key, record, origin);
         self.counters.records_taken += u64::from(merged == Ok(true));
         // A write that we know to be over counts as held; one that finds no place does not.
         let is_held = !is_alive || replica.record(now.monotonic, key).is_some();
         self.counters.records_refused += u64::from(!is_held);
-        let slot = (replica.partition(key), replica.key_hash(key));
         self.pulls.handle_record(now.monotonic, slot, is_held);
     }
 

@@ -13,7 +13,8 @@ use super::messages as wire;
 use crate::clock::Stamp;
 use crate::entries::{EntryKey, EntryRecord, Write};
 use crate::record::{
-    DialogKey, DialogRecord, End, Leg, Lifetime, Ownership, Profile, Profiles, Text, Variable,
+    DialogKey, DialogRecord, End, IFLAGS, Leg, Lifetime, Ownership, Profile, Profiles, Text,
+    Variable,
 };
 use crate::replica::{Key, Record};
 
@@ -103,6 +104,7 @@ fn dialog_to_wire(key: &DialogKey, record: DialogRecord, remaining: Duration) ->
             at: end.at,
             cause: end.cause as u32,
         }),
+        iflags: record.iflags,
     }
 }
 
@@ -157,6 +159,7 @@ fn dialog_from_wire(dialog: wire::Dialog) -> Result<(Key, Record), RecordError> 
             stamp: stamp_from_wire(dialog.lifetime_stamp),
             seconds: dialog.lifetime_seconds,
         },
+        iflags: dialog.iflags & IFLAGS,
         end,
     };
     let key = DialogKey {
@@ -181,6 +184,8 @@ fn entry_to_wire(key: &EntryKey, record: EntryRecord) -> wire::Entry {
             htable::Value::Text(text) => wire::Value::Text(text.to_vec()),
         }),
         remaining_ms: record.remaining.map(remaining_to_wire),
+        gone_hash: record.gone_hash,
+        shown: record.write.shown,
     }
 }
 
@@ -206,8 +211,10 @@ fn entry_from_wire(entry: wire::Entry) -> Result<(Key, Record), RecordError> {
         write: Write {
             stamp: stamp_from_wire(entry.stamp),
             mark: entry.mark,
+            shown: entry.shown,
         },
         remaining,
+        gone_hash: entry.gone_hash,
     };
     Ok((Key::Entry(key), Record::Entry(record)))
 }
@@ -333,6 +340,7 @@ mod tests {
                 stamp: stamp(6),
                 seconds: 10_800,
             },
+            iflags: 2,
             end: Some(End {
                 at: 7,
                 cause: Cause::Expired,
@@ -358,11 +366,13 @@ mod tests {
         let write = Write {
             stamp: stamp(8),
             mark: 9,
+            shown: 10,
         };
         let record = EntryRecord {
             value,
             write,
             remaining,
+            gone_hash: 11,
         };
         (Key::Entry(key), Record::Entry(record))
     }

@@ -232,6 +232,15 @@ impl Link {
         }
     }
 
+    /// It spoke on another channel than a Tandem node would, so it is asked again, if that was not just done.
+    pub(crate) fn doubt(&mut self, now: Instant) {
+        let is_asked = self.requests.values().any(|said| *said == Said::Hello);
+        let again = self.hello_at.checked_sub(HELLO_INTERVAL - HELLO_AGAIN);
+        if !is_asked && let Some(again) = again {
+            self.hello_at = self.hello_at.min(again.max(now));
+        }
+    }
+
     /// It said who it is; tells whether it is another than before.
     pub(crate) fn handle_peer(&mut self, now: Instant, peer: Peer) -> bool {
         let same = |own: &Peer| own.node_id == peer.node_id && own.incarnation == peer.incarnation;

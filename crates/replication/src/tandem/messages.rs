@@ -153,6 +153,8 @@ pub(crate) struct Dialog {
     pub(crate) remaining_ms: u64,
     #[prost(message, optional, tag = "19")]
     pub(crate) end: Option<End>,
+    #[prost(uint32, tag = "20")]
+    pub(crate) iflags: u32,
 }
 
 /// One side of a dialog.
@@ -222,6 +224,12 @@ pub(crate) struct Entry {
     /// How long it lasts from now; none: it does not end by itself.
     #[prost(uint64, optional, tag = "7")]
     pub(crate) remaining_ms: Option<u64>,
+    /// Of one that is gone: the hash of the value that went; 0: not known.
+    #[prost(fixed64, tag = "8")]
+    pub(crate) gone_hash: u64,
+    /// What Kamailio nodes have shown as `last_modified`; 0: nothing.
+    #[prost(uint64, tag = "9")]
+    pub(crate) shown: u64,
 }
 
 /// The value of an entry.

@@ -90,7 +90,7 @@ impl Pulls {
         now < heard.unwrap_or(asked.at).max(asked.at) + PULL_PATIENCE
     }
 
-    fn is_asked(&self, now: Instant, slot: (u8, u64)) -> bool {
+    pub(crate) fn is_asked(&self, now: Instant, slot: (u8, u64)) -> bool {
         let asked = self.asked.get(&slot);
         asked.is_some_and(|asked| self.is_alive(now, asked))
     }

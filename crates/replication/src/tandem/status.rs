@@ -113,6 +113,9 @@ pub struct Counters {
     pub disowned: u64,
     /// Dialogs of ours from before our start, taken back.
     pub taken_back: u64,
+    /// Entries that repair brought and of which nothing was known here: not told while nodes did not hear each
+    /// other, or deleted so long ago that nobody remembers. What the first rounds bring is not counted.
+    pub united: u64,
     /// Rounds begun.
     pub rounds: u64,
     /// Rounds that were given up.

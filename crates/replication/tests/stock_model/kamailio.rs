@@ -350,6 +350,21 @@ impl Kamailio {
         self.tell(now, &DialogMessage::State(Box::new(change)));
     }
 
+    /// Changes a variable, and tells everybody all of the dialog as when a profile changes with it.
+    pub fn set_variable(&mut self, now: Now, did: Did, name: &str, value: &str) {
+        let wall = self.wall(now) / 1000;
+        let dialog = self.dialogs.get_mut(&did).unwrap();
+        dialog.variables.insert(bytes(name), bytes(value));
+        dialog.modified = wall;
+        self.tell_all_of(now, did);
+    }
+
+    /// Tells everybody all of a dialog.
+    pub fn tell_all_of(&mut self, now: Now, did: Did) {
+        let update = self.update_of(did, &self.dialogs[&did]);
+        self.tell(now, &update);
+    }
+
     /// Frees a dialog and tells everybody.
     pub fn remove(&mut self, now: Now, did: Did) {
         if self.dialogs.remove(&did).is_some() {
@@ -680,7 +695,7 @@ impl Kamailio {
         }
     }
 
-    fn update_of(&self, did: Did, dialog: &Dialog) -> DialogMessage {
+    pub fn update_of(&self, did: Did, dialog: &Dialog) -> DialogMessage {
         let variables = dialog.variables.iter();
         DialogMessage::Update(Box::new(Update {
             did,

@@ -12,6 +12,7 @@
     reason = "a failed unwrap is a failed test; each test takes what it needs of this"
 )]
 
+pub mod cell;
 pub mod kamailio;
 pub mod rules;
 

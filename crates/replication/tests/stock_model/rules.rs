@@ -27,7 +27,7 @@ pub fn check(channel: &str, body: &[u8]) {
 
 fn dialog(name: &str, value: &Value) {
     match name {
-        "action" | "h_entry" | "h_id" | "state" | "lifetime" => {
+        "action" | "h_entry" | "h_id" | "state" | "lifetime" | "iflags" => {
             assert!(value.as_u64().is_some_and(|it| it <= u64::from(u32::MAX)));
         }
         "last_modified" | "init_ts" | "start_ts" => assert!(value.is_u64(), "{name}: {value}"),

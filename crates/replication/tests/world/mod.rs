@@ -588,7 +588,7 @@ impl Node {
             let (channel, replica) = (&mut self.channel, &mut self.replica);
             match event {
                 Event::NodeUp { node } => channel.node_up(now, node),
-                Event::NodeDown { node } => channel.node_down(now, node),
+                Event::NodeDown { node } => channel.node_down(now, replica, node),
                 Event::Listed { .. } => {}
                 Event::NodeRemoved { node } => channel.node_removed(now, node),
                 Event::Answered {

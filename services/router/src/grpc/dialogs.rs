@@ -221,6 +221,7 @@ pub(super) fn of_record(
         variables,
         profiles,
         lifetime,
+        iflags: _,
         end,
     } = record;
     let h_entry = dmq_bodies::slot(&key.call_id, hash_size);

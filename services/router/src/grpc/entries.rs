@@ -78,6 +78,7 @@ impl TableEntryService for Entries {
                 value: Some(entry.value),
                 write: entry.stamp,
                 remaining: entry.expires.map(|at| at.saturating_duration_since(now)),
+                gone_hash: 0,
             };
             shown(&EntryKey { table, key }, Some(&record))
         });

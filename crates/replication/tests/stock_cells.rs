@@ -1,0 +1,227 @@
+//! Two routers and Kamailios in one cell, and what takes whose place.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a failed unwrap is a failed test, a seed has to be seen"
+)]
+
+mod stock_model;
+
+use dmq_bodies::Did;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use replication::tandem::Kind;
+use stock_model::cell::{Cell, address};
+use stock_model::kamailio::Version::{self, V56, V62};
+use stock_model::{LONG, SHORT, ms, text};
+
+/// Prints the seed when a test fails with it.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}", self.0);
+        }
+    }
+}
+
+/// A Tandem node at place 0 and a Kamailio at place 1 that it knows.
+fn router_and_kamailio(seed: u64) -> Cell {
+    let mut cell = Cell::new(seed, 2);
+    cell.start_stock(1, V56);
+    cell.start_tandem(0);
+    cell.run(ms(20_000));
+    assert_eq!(cell.tandem(0).kind(address(1)), Kind::Stock);
+    cell
+}
+
+#[test]
+fn a_router_in_the_place_of_a_kamailio_executes_nothing_that_was_meant_for_it() {
+    let mut cell = router_and_kamailio(1);
+    cell.stop(1);
+    cell.set(0, LONG, "k", "1");
+    cell.run(ms(100));
+    cell.set(0, LONG, "k", "2");
+    // A moment before the first repeat, the second router hears it before it has asked anybody anything.
+    cell.run(ms(399));
+    cell.start_tandem(1);
+    let started = cell.now;
+    cell.run(ms(20_000));
+    assert_eq!(cell.tandem(0).kind(address(1)), Kind::Tandem);
+    assert_eq!(cell.tandem(1).kind(address(0)), Kind::Tandem);
+    for i in [0, 1] {
+        assert_eq!(cell.value(i, LONG, "k"), Some(text("2")), "at {i}");
+    }
+    assert_eq!(cell.tandem(1).stock_counters().left_unanswered, 1);
+    let repeats = cell
+        .sent
+        .iter()
+        .filter(|(at, from, _)| *at > started && *from == 0);
+    assert_eq!(
+        repeats.count(),
+        1,
+        "then it was known and all was withdrawn"
+    );
+    assert_eq!(cell.tandem(0).stock_counters().withdrawn, 1);
+}
+
+#[test]
+fn a_kamailio_in_the_place_of_a_router_is_heard_as_soon_as_it_was_asked() {
+    let mut cell = Cell::settled(2, &[]);
+    cell.set(0, LONG, "ours", "1");
+    cell.run(ms(1_000));
+    // Nobody has missed the router yet, nor asked what is there now.
+    cell.start_stock(1, V56);
+    cell.set(1, LONG, "theirs", "1");
+    cell.run(ms(1_000));
+    assert_eq!(cell.tandem(0).kind(address(1)), Kind::Stock);
+    assert_eq!(cell.value(0, LONG, "theirs"), Some(text("1")));
+    assert_eq!(cell.tandem(0).stock_counters().left_unanswered, 1);
+}
+
+/// A Kamailio that was away has a key that was deleted meanwhile, and one of two routers has lost its memory.
+/// Returns how many keys that one took.
+fn deleted_while_away(seed: u64, version: Version) -> u64 {
+    let _seed = Seed(seed);
+    let mut cell = Cell::settled(seed, &[version, version]);
+    for key in ["gone", "stays"] {
+        cell.set(2, LONG, key, "1");
+        cell.set(2, SHORT, key, "1");
+    }
+    cell.run(ms(1_000));
+    cell.cut.insert(2);
+    cell.run(ms(20_000));
+    for table in [LONG, SHORT] {
+        cell.delete(1, table, "gone");
+    }
+    cell.run(ms(40_000));
+    cell.start_tandem(0);
+    cell.act(2, |now, it| it.set(now, LONG, "new", "1"));
+    cell.run(ms(10_000));
+    cell.cut.clear();
+    cell.run(ms(200_000));
+    for i in 0..4 {
+        for table in [LONG, SHORT] {
+            assert_eq!(cell.value(i, table, "gone"), None, "{table} at {i}");
+            assert_eq!(cell.value(i, table, "stays"), Some(text("1")), "at {i}");
+        }
+        assert_eq!(cell.value(i, LONG, "new"), Some(text("1")), "at {i}");
+    }
+    cell.tandem(0).stock_counters().adopted
+}
+
+#[test]
+fn a_deleted_key_that_a_kamailio_still_has_does_not_come_back_through_a_router_that_knows_nothing()
+{
+    let mut adopted = 0;
+    for seed in 1..9 {
+        adopted += deleted_while_away(seed, [V56, V62][seed as usize % 2]);
+    }
+    assert!(adopted > 0, "the router that knows nothing was never first");
+}
+
+#[test]
+fn keys_that_repair_brings_without_any_memory_of_them_are_counted() {
+    let mut cell = Cell::settled(3, &[]);
+    cell.set(0, LONG, "before", "1");
+    cell.run(ms(1_000));
+    cell.cut.insert(1);
+    cell.set(1, LONG, "meanwhile", "1");
+    cell.delete(1, LONG, "before");
+    cell.run(ms(100));
+    cell.set(0, LONG, "before", "2");
+    cell.run(ms(20_000));
+    cell.cut.clear();
+    cell.run(ms(20_000));
+    for i in [0, 1] {
+        assert_eq!(cell.value(i, LONG, "before"), Some(text("2")), "at {i}");
+        assert_eq!(cell.value(i, LONG, "meanwhile"), Some(text("1")), "at {i}");
+    }
+    let united = [0, 1].map(|i| cell.tandem(i).tandem_counters().united);
+    assert_eq!(united, [1, 0]);
+}
+
+/// What two routers and two Kamailios do.
+#[derive(Default)]
+struct Doings {
+    calls: Vec<(usize, Did, u32)>,
+    count: u32,
+}
+
+impl Doings {
+    fn step(&mut self, cell: &mut Cell, rng: &mut SmallRng) {
+        self.count += 1;
+        let table = [SHORT, LONG][rng.random_range(0..2)];
+        // Kamailios that write one key at one time stay different for ever; each has its own.
+        let who = rng.random_range(0..4);
+        let key = format!("k{who}-{}", rng.random_range(0..6));
+        match rng.random_range(0..4) {
+            0 => cell.delete(who, table, &key),
+            _ => cell.set(who, table, &key, &format!("v{}", self.count)),
+        }
+        let i = rng.random_range(2..4);
+        if rng.random_bool(0.3) {
+            let (call_id, number) = (format!("call-{}", self.count), self.count);
+            let did = cell.act(i, |now, it| it.invite(now, &call_id, number));
+            self.calls.push((i, did, 0));
+        } else if !self.calls.is_empty() {
+            let at = rng.random_range(0..self.calls.len());
+            let (i, did, step) = &mut self.calls[at];
+            let (i, did) = (*i, *did);
+            *step += 1;
+            match *step {
+                1 => cell.act(i, |now, it| it.ring(now, did)),
+                2 => cell.act(i, |now, it| it.confirm(now, did)),
+                _ => {
+                    cell.act(i, |now, it| it.bye(now, did));
+                    self.calls.remove(at);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn two_routers_and_their_kamailios_agree_whatever_was_lost_and_repair_falls_silent() {
+    for seed in 1..5 {
+        let _seed = Seed(seed);
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let version = [V56, V62][seed as usize % 2];
+        let mut cell = Cell::settled(seed, &[version, version]);
+        cell.loss = 1_000;
+        let mut doings = Doings::default();
+        for step in 0..200 {
+            doings.step(&mut cell, &mut rng);
+            let pause = rng.random_range(3..300);
+            cell.run(ms(pause));
+            match step % 100 {
+                50 => drop(cell.cut.insert(rng.random_range(0..4))),
+                90 => cell.cut.clear(),
+                _ => {}
+            }
+        }
+        cell.loss = 0;
+        cell.cut.clear();
+        cell.run(ms(300_000));
+        for table in [SHORT, LONG] {
+            let first = cell.values(0, table);
+            for i in 1..4 {
+                assert_eq!(cell.values(i, table), first, "{table} at {i}");
+            }
+        }
+        let roots = [0, 1].map(|i| cell.tandem(i).replica().digests().root());
+        assert_eq!(roots[0], roots[1]);
+        for i in [0, 1] {
+            assert_eq!(cell.tandem(i).tandem_status(cell.now).divergence, 0);
+        }
+        // Two rounds without a difference, and nobody is asked or told any more.
+        cell.run(ms(900_000));
+        cell.said.clear();
+        cell.run(ms(300_000));
+        let words: Vec<_> = cell.said.iter().map(|(_, said)| said.word()).collect();
+        let is_end = |word: &String| word.starts_with("STATE(5)") || word == "RM";
+        assert!(words.iter().all(is_end), "{words:?}");
+    }
+}
