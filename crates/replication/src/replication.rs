@@ -295,17 +295,17 @@ impl Replication {
     /// Lets every part act on what the others did, until nobody has anything to say.
     fn settle(&mut self, now: Now) {
         loop {
-            self.tandem.run(now, &mut self.replica, &mut self.bus);
-            self.stock.run(now, &mut self.replica, &mut self.bus);
             let mut news = false;
-            while let Some(event) = self.bus.poll_event() {
-                news = true;
-                self.handle_event(now, event);
-            }
             while let Some(change) = self.replica.poll_change() {
                 news = true;
                 self.tandem.note(now, &change);
                 self.stock.note(now, &self.replica, &change);
+            }
+            self.tandem.run(now, &mut self.replica, &mut self.bus);
+            self.stock.run(now, &mut self.replica, &mut self.bus);
+            while let Some(event) = self.bus.poll_event() {
+                news = true;
+                self.handle_event(now, event);
             }
             if !news {
                 break;
