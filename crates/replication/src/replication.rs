@@ -301,13 +301,7 @@ impl Replication {
     /// Lets every part act on what the others did, until nobody has anything to say.
     fn settle(&mut self, now: Now) {
         loop {
-            self.tandem.run(now, &mut self.replica, &mut self.bus);
-            self.stock.run(now, &mut self.replica, &mut self.bus);
             let mut news = false;
-            while let Some(event) = self.bus.poll_event() {
-                news = true;
-                self.handle_event(now, event);
-            }
             while let Some(change) = self.replica.poll_change() {
                 news = true;
                 self.tandem.note(now, &change);
@@ -316,6 +310,12 @@ impl Replication {
             while let Some(key) = self.replica.poll_inherited() {
                 news = true;
                 self.stock.note_inherited(now, &key);
+            }
+            self.tandem.run(now, &mut self.replica, &mut self.bus);
+            self.stock.run(now, &mut self.replica, &mut self.bus);
+            while let Some(event) = self.bus.poll_event() {
+                news = true;
+                self.handle_event(now, event);
             }
             if !news {
                 break;

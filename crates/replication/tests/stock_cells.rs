@@ -123,6 +123,32 @@ fn a_deleted_key_that_a_kamailio_still_has_does_not_come_back_through_a_router_t
 }
 
 #[test]
+fn what_one_kamailio_had_is_told_the_other_at_once_and_once() {
+    let mut cell = Cell::new(4, 3);
+    for i in [1, 2] {
+        cell.start_stock(i, V56);
+    }
+    cell.start_tandem(0);
+    cell.run(ms(200_000));
+    cell.cut.insert(1);
+    cell.run(ms(20_000));
+    for i in 0..100 {
+        cell.set(1, LONG, &format!("k{i}"), "1");
+    }
+    cell.run(ms(31_000));
+    cell.cut.clear();
+    cell.said.clear();
+    while cell.value(0, LONG, "k0").is_none() {
+        cell.run(ms(10));
+    }
+    cell.run(ms(1_000));
+    assert_eq!(cell.values(2, LONG).len(), 100);
+    let told = cell.said.iter().filter(|(_, said)| said.to == address(2));
+    let sets = told.filter(|(_, said)| said.word().starts_with("SET k"));
+    assert_eq!(sets.count(), 100);
+}
+
+#[test]
 fn keys_that_repair_brings_without_any_memory_of_them_are_counted() {
     let mut cell = Cell::settled(3, &[]);
     cell.set(0, LONG, "before", "1");
