@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use control::view::{MemberKind, View as RegistryView};
 use dispatch::HealthEvent;
 use element::Sharded;
-use host::{Addresses, Answer, Figures, Host, HostConfig, Name, Role, RoleDefaults};
+use host::{
+    Addresses, Answer, Drain, DrainedBy, Figures, Host, HostConfig, Name, Role, RoleDefaults,
+};
 use sip::{DialogConfig, ProxyConfig, ProxyCounters};
 
 use crate::counters::Counters;
@@ -72,8 +74,12 @@ impl Role for Sbc {
         node.configure(now, view);
     }
 
-    fn drain(node: &mut Node, draining: bool) {
-        node.drain(draining);
+    fn drain(node: &mut Node, by: DrainedBy, wanted: bool) {
+        node.drain(by, wanted);
+    }
+
+    fn drained_by(node: &Node) -> Drain {
+        node.drained_by()
     }
 
     /// Nobody inherits an SBC's dialogs: it waits for them.
