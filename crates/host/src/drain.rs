@@ -63,38 +63,51 @@ impl Drain {
     }
 }
 
-struct Service<R: Role>(Handle<R::Shard, R::Node>);
+struct Service<R: Role> {
+    /// The node as a member.
+    name: String,
+    handle: Handle<R::Shard, R::Node>,
+}
 
 /// Returns the service.
 pub(crate) fn service<R: Role>(
+    node: &str,
     handle: Handle<R::Shard, R::Node>,
 ) -> NodeServiceServer<impl NodeService> {
-    NodeServiceServer::new(Service::<R>(handle))
+    let name = format!("members/{node}");
+    NodeServiceServer::new(Service::<R> { name, handle })
 }
 
 impl<R: Role> Service<R> {
-    fn set(&self, wanted: bool) -> Vec<i32> {
-        let drain = self.0.with_node(|_, node| {
+    fn set(&self, name: &str, wanted: bool) -> Result<Vec<i32>, Status> {
+        if name != self.name {
+            let reason = format!("name: this node is {}, not {name:?}", self.name);
+            return Err(Status::not_found(reason));
+        }
+        let drain = self.handle.with_node(|_, node| {
             R::drain(node, DrainedBy::Node, wanted);
             R::drained_by(node)
         });
         tracing::info!(wanted, drained_by = ?drain.sources(), "drain asked for at this node");
-        drain.on_wire()
+        Ok(drain.on_wire())
     }
 }
 
 #[tonic::async_trait]
 impl<R: Role> NodeService for Service<R> {
-    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        let drained_by = self.set(true);
+    async fn drain(
+        &self,
+        request: Request<DrainRequest>,
+    ) -> Result<Response<DrainResponse>, Status> {
+        let drained_by = self.set(&request.into_inner().name, true)?;
         Ok(Response::new(DrainResponse { drained_by }))
     }
 
     async fn undrain(
         &self,
-        _: Request<UndrainRequest>,
+        request: Request<UndrainRequest>,
     ) -> Result<Response<UndrainResponse>, Status> {
-        let drained_by = self.set(false);
+        let drained_by = self.set(&request.into_inner().name, false)?;
         Ok(Response::new(UndrainResponse { drained_by }))
     }
 }

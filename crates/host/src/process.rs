@@ -225,7 +225,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     };
     let readiness = Readiness::default();
     let ended = Shutdown::new();
-    face.add(drain::service::<R>(handle.clone()));
+    face.add(drain::service::<R>(&config.node, handle.clone()));
     R::services(&mut face, &host);
     let health = face.health();
     let grpc = tokio::spawn(face.serve(grpc, ended.clone()));

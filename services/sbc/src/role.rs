@@ -14,7 +14,7 @@ use crate::counters::Counters;
 use crate::node::{Change, Node};
 use crate::shard::Shard;
 use crate::view::{Owner, View};
-use crate::{grpc, tap};
+use crate::{dialogs, grpc, tap};
 
 /// The SBC's part in [`host::run`].
 #[derive(Debug)]
@@ -127,6 +127,7 @@ impl Role for Sbc {
 
     fn services(face: &mut face::Server, host: &Host<Self>) {
         face.add(grpc::status_service(host));
+        face.add(dialogs::service(host));
         face.add(tap::service(host));
     }
 
