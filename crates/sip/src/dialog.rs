@@ -290,3 +290,46 @@ impl Dialogs {
         self.confirmed
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
+mod tests {
+    use sip_types::Index;
+
+    use super::*;
+
+    fn ringing(call_id: &str) -> String {
+        format!(
+            "SIP/2.0 180 Ringing\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKx\r\nFrom: <sip:a@a>;tag=er\r\n\
+             To: <sip:b@b>;tag=callee\r\nCall-ID: {call_id}\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n"
+        )
+    }
+
+    #[test]
+    fn dialogs_are_found_one_after_the_other_with_what_names_them() {
+        let now = Instant::now();
+        let mut dialogs = Dialogs::new(DialogConfig::default(), [1; 16]);
+        for i in 0..5 {
+            let text = ringing(&format!("call-{i}"));
+            let mut index = Index::new();
+            dialogs.handle_response(now, &Message::parse(text.as_bytes(), &mut index).unwrap());
+        }
+        let mut seen = Vec::new();
+        let mut after = None;
+        while let Some(known) = dialogs.following(after).next() {
+            assert_eq!(dialogs.find(known.key), Some(known));
+            assert_eq!(
+                (known.caller_tag, known.callee_tag),
+                (&b"er"[..], &b"callee"[..])
+            );
+            assert_eq!((known.state, known.created), (DialogState::Early, now));
+            seen.push(String::from_utf8_lossy(known.call_id).into_owned());
+            after = Some(DialogKey::of_bits(known.key.bits()));
+        }
+        seen.sort();
+        assert_eq!(seen, ["call-0", "call-1", "call-2", "call-3", "call-4"]);
+        let first = dialogs.following(None).next().unwrap().key;
+        dialogs.end(first);
+        assert_eq!(dialogs.find(first), None);
+    }
+}
