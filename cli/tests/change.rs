@@ -256,6 +256,10 @@ fn a_router_drains_until_it_can_be_stopped() {
     );
     let status = cluster.tandem(&["status"]).with(0);
     assert!(status.contains("draining"), "{status}");
+    eventually("the status says who wants it", || {
+        let wanted = "members/router-1 takes no new calls, as wanted by the registry\n";
+        cluster.tandem(&["status"]).out.contains(wanted)
+    });
     assert_eq!(
         cluster.tandem(&["undrain", "router-1"]).with(0),
         "members/router-1 is in service\n"

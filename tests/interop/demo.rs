@@ -10,6 +10,9 @@ use crate::quiet::{alone, binary, say, shared};
 fn the_demo_loses_no_call_when_it_kills_a_router() {
     let Some(_permit) = alone(&[]) else { return };
     let summary = demo("kill");
+    lags(&summary);
+    // One router is left: with nobody to compare with.
+    assert!(has_null(&summary, "verify_age_seconds"), "{summary}");
     assert!(number(&summary, "ringing_at_kill") > 0, "{summary}");
     assert!(number(&summary, "served_by_heir") > 0, "{summary}");
 }
@@ -18,6 +21,7 @@ fn the_demo_loses_no_call_when_it_kills_a_router() {
 fn the_demo_loses_no_call_when_it_freezes_a_router() {
     let Some(_permit) = alone(&[]) else { return };
     let summary = demo("freeze");
+    lags(&summary);
     assert!(number(&summary, "ringing_at_kill") > 0, "{summary}");
     assert!(number(&summary, "detected_ms") <= 500, "{summary}");
 }
@@ -27,6 +31,30 @@ fn the_demo_without_a_fault_is_plain() {
     let Some(_permit) = alone(&[]) else { return };
     let summary = demo("none");
     assert!(summary["killed"].is_null(), "{summary}");
+    let [p50, p99] = lags(&summary);
+    assert!(p50 <= p99 && p99 < 1000.0, "{summary}");
+    // Both live, and have compared what they hold at the end.
+    let age = real(&summary, "verify_age_seconds");
+    assert!((0.0..60.0).contains(&age), "{summary}");
+}
+
+#[test]
+fn the_demo_loses_no_call_beside_a_kamailio() {
+    let Some(_permit) = alone(&["kamailio"]) else {
+        return;
+    };
+    let summary = demo("none --with-kamailio");
+    let told = number(&summary, "dialogs_replicated");
+    let from_kamailio = number(&summary, "dialogs_replicated_from_kamailio");
+    assert!(0 < from_kamailio && from_kamailio < told, "{summary}");
+    // Of a Kamailio nobody knows how long it takes, and it compares nothing.
+    for name in [
+        "replication_lag_p50_ms",
+        "replication_lag_p99_ms",
+        "verify_age_seconds",
+    ] {
+        assert!(has_null(&summary, name), "{name}: {summary}");
+    }
 }
 
 #[test]
@@ -72,7 +100,28 @@ fn demo(fault: &str) -> Value {
     assert_eq!(number(&summary, "failed"), 0, "{summary}");
     assert_eq!(number(&summary, "delivered_twice"), 0, "{summary}");
     assert!(number(&summary, "slowest_request_ms") <= 500, "{summary}");
+    assert!(number(&summary, "dialogs_replicated") > 0, "{summary}");
+    assert_eq!(number(&summary, "divergence"), 0, "{summary}");
     summary
+}
+
+/// Returns how long half of the changes took to the other router, and 99 in 100. A router that was frozen
+/// answers late: there is no saying how late.
+fn lags(summary: &Value) -> [f64; 2] {
+    let lags = ["replication_lag_p50_ms", "replication_lag_p99_ms"].map(|name| real(summary, name));
+    assert!(lags[0] > 0.0 && lags[0] <= lags[1], "{summary}");
+    lags
+}
+
+fn real(summary: &Value, name: &str) -> f64 {
+    summary[name]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no number {name} in {summary}"))
+}
+
+/// Tells whether a field is there and says that nothing is known.
+fn has_null(summary: &Value, name: &str) -> bool {
+    summary.get(name).is_some_and(Value::is_null)
 }
 
 fn number(summary: &Value, name: &str) -> u64 {

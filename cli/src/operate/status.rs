@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use control::node::v1::DrainSource;
 use control::registry::v1::status_service_client::StatusServiceClient;
 use control::registry::v1::{
     ConfigStatus, Fault, GetConfigStatusRequest, ListFaultsRequest, ListNodeStatusesRequest,
@@ -108,6 +109,38 @@ pub(super) fn standing(node: &NodeStatus, registry: &ConfigStatus) -> String {
     }
 }
 
+/// Says what else there is to know of a node.
+fn remarks(node: &NodeStatus) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let asking: Vec<_> = node.drained_by().map(asker).collect();
+    if !asking.is_empty() {
+        remarks.push(format!(
+            "takes no new calls, as wanted by {}",
+            asking.join(", ")
+        ));
+    }
+    if !node.kept.is_empty() {
+        let kept = node.kept.join(", ");
+        remarks.push(format!(
+            "keeps while it answers what vanished from the registry undeleted: {kept}"
+        ));
+    }
+    if !node.not_known.is_empty() {
+        let not_known = node.not_known.join(", ");
+        remarks.push(format!("is too old to know, and leaves out: {not_known}"));
+    }
+    remarks
+}
+
+fn asker(source: DrainSource) -> &'static str {
+    match source {
+        DrainSource::Registry => "the registry",
+        DrainSource::Node => "a call at the node",
+        DrainSource::Signal => "a signal",
+        DrainSource::Unspecified => "somebody",
+    }
+}
+
 /// Says what a node refused, and why.
 pub(super) fn refusal(refusal: &Refusal) -> String {
     let Refusal {
@@ -163,6 +196,9 @@ impl Report {
             if !node.restart_needed.is_empty() {
                 let (name, settings) = (&node.node, node.restart_needed.join(", "));
                 lines::say(format_args!("\n{name} must be restarted for: {settings}"))?;
+            }
+            for remark in remarks(node) {
+                lines::say(format_args!("\n{} {remark}", node.node))?;
             }
         }
         if !self.faults.is_empty() {
@@ -274,5 +310,24 @@ mod tests {
         ] {
             assert_eq!(standing(&node, &registry), expected);
         }
+    }
+
+    #[test]
+    fn who_drains_a_node_and_what_it_keeps_is_said() {
+        let node = NodeStatus {
+            drained_by: vec![DrainSource::Registry.into(), DrainSource::Signal.into()],
+            kept: vec!["members/a".into(), "sets/2".into()],
+            not_known: vec!["new-kind/x".into()],
+            ..NodeStatus::default()
+        };
+        assert_eq!(
+            remarks(&node),
+            [
+                "takes no new calls, as wanted by the registry, a signal",
+                "keeps while it answers what vanished from the registry undeleted: members/a, sets/2",
+                "is too old to know, and leaves out: new-kind/x",
+            ]
+        );
+        assert_eq!(remarks(&NodeStatus::default()), [""; 0]);
     }
 }

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::{self, ChannelError, ClientTls};
+use crate::node::v1::DrainSource;
 use crate::registry::v1;
 use crate::view::{MemberKind, Refusal, Side, SipEndpoint, View};
 use disk::Disk;
@@ -75,8 +76,9 @@ pub enum StartError {
     Registry(#[from] ChannelError),
 }
 
-/// Decides whether a node can work with a view; what it refuses never gets into force.
-pub type Check = Box<dyn Fn(&View) -> Result<(), Vec<Refusal>> + Send + Sync>;
+/// Decides whether a node can work with a view, and returns what in it counts only after a restart. What
+/// it refuses never gets into force.
+pub type Check = Box<dyn Fn(&View) -> Result<Vec<String>, Vec<Refusal>> + Send + Sync>;
 
 /// A node's membership. Dropping it is like a crash: the lease runs out. See [`leave`](Self::leave).
 #[derive(Debug)]
@@ -84,6 +86,7 @@ pub struct NodeSession {
     incarnation: u64,
     view: watch::Receiver<Arc<View>>,
     connected: watch::Receiver<bool>,
+    drained_by: watch::Sender<Vec<DrainSource>>,
     leave: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -105,16 +108,16 @@ impl NodeSession {
         }
         let disk = Disk::open(&config.state_dir, &config.id)?;
         let incarnation = disk.next_incarnation()?;
-        let last = disk.load();
 
         let (connected_sender, connected) = watch::channel(false);
+        let (drained_by, drained_by_receiver) = watch::channel(Vec::new());
         let leave = CancellationToken::new();
         let (session, view) = Session::new(
             member,
             incarnation,
             disk,
-            last,
             check,
+            drained_by_receiver,
             connected_sender,
             leave.clone(),
         );
@@ -123,6 +126,7 @@ impl NodeSession {
             incarnation,
             view,
             connected,
+            drained_by,
             leave,
             task,
         })
@@ -144,6 +148,15 @@ impl NodeSession {
     #[must_use]
     pub fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+
+    /// Has the registry's status say who wants this node to take no new calls.
+    pub fn report_drain(&self, sources: Vec<DrainSource>) {
+        self.drained_by.send_if_modified(|reported| {
+            let changed = *reported != sources;
+            *reported = sources;
+            changed
+        });
     }
 
     /// Gives the lease up, so that everybody knows at once; returns when that is done or hopeless.

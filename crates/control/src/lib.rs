@@ -24,6 +24,15 @@ pub mod registry {
     }
 }
 
+/// What is the same at an SBC and a router, generated from `proto/tandem/node/v1`.
+pub mod node {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("tandem.node.v1");
+    }
+}
+
 /// The SBC's API, generated from `proto/tandem/sbc/v1`.
 pub mod sbc {
     /// Version 1.

@@ -16,7 +16,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 
 pub use convert::{NotANetwork, NotANotificationAddress, Refusal};
 pub use dispatch::Algorithm;
-pub use resources::{Resources, check, etag_of, name_of};
+pub use resources::{Resources, check, etag_of, name_of, version_of};
 pub use selector::{Conditions, Selector, SelectorRule};
 
 /// Bytes of the cluster key.

@@ -195,6 +195,12 @@ where
         }
     }
 
+    /// Looks at one shard, changing nothing; `None` when there is none of that index.
+    pub fn inspect_shard<R>(&self, index: usize, f: impl FnOnce(&S) -> R) -> Option<R> {
+        let slot = self.shards.get(index)?;
+        Some(slot.lock_untimed(|shard| f(shard)))
+    }
+
     /// Returns the current view.
     pub fn view(&self) -> Arc<S::View> {
         self.view.load_full()

@@ -91,12 +91,21 @@ const TABLE: &[(&str, &[Row])] = &[
         ("ListFaults", VIEWER, ""),
     ]),
 
+    ("tandem.node.v1.NodeService", &[
+        ("Drain", OPERATOR, "name"),
+        ("Undrain", OPERATOR, "name"),
+    ]),
+
     ("tandem.sbc.v1.StatusService", &[
         ("GetStatus", VIEWER, ""),
         ("ListDestinations", VIEWER, ""),
         ("EnableDestination", OPERATOR, "set id"),
         ("DisableDestination", OPERATOR, "set id"),
         ("DrainDestination", OPERATOR, "set id"),
+    ]),
+    ("tandem.sbc.v1.DialogService", &[
+        ("GetDialog", VIEWER, "name"),
+        ("ListDialogs", VIEWER, ""),
     ]),
     ("tandem.sbc.v1.TapService", &[("Tap", VIEWER, "")]),
 

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod config;
+mod drain;
 mod egress;
 mod figures;
 mod handle;
@@ -16,6 +17,7 @@ pub mod tap;
 
 pub use addresses::{ADDRESSES_MAX, Addresses, KEPT_FOR, PastMember};
 pub use config::{DmqConfig, HostConfig, RoleDefaults};
+pub use drain::{Drain, DrainedBy};
 pub use egress::Egress;
 pub use figures::Figures;
 pub use handle::Handle;

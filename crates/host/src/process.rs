@@ -1,6 +1,6 @@
 //! One process: bind, join the cluster, move SIP, serve its faces, drain, leave.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -19,6 +19,7 @@ use transport::{RunningClock, Sockets, Workers};
 
 use crate::addresses::Addresses;
 use crate::config::{HostConfig, RoleDefaults};
+use crate::drain::{self, Drain, DrainedBy};
 use crate::figures::Figures;
 use crate::handle::Handle;
 use crate::keys::keys;
@@ -74,8 +75,14 @@ pub trait Role: Send + Sync + Sized + 'static {
     fn remember(node: &mut Self::Node, addresses: &Addresses);
     /// Puts a view of the registry in force.
     fn configure(node: &mut Self::Node, now: Instant, view: &View);
-    /// Stops taking new calls, or takes them again.
-    fn drain(node: &mut Self::Node, draining: bool);
+    /// Returns what of a view of the registry counts only when the process starts again.
+    fn restart_needed(_node: &Self::Node, _view: &View) -> Vec<String> {
+        Vec::new()
+    }
+    /// Notes whether one of those who may want it drained wants it.
+    fn drain(node: &mut Self::Node, by: DrainedBy, wanted: bool);
+    /// Returns who wants it drained.
+    fn drained_by(node: &Self::Node) -> Drain;
     /// Tells whether nothing keeps a draining process from ending.
     fn is_drained(element: &Sharded<Self::Shard, Self::Node>) -> bool;
     /// Returns the next name to look up, if the role has any use for names.
@@ -156,8 +163,17 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     let grpc = control::bind::tcp("grpc.listen", config.grpc).await?;
     let http = control::bind::tcp("http.listen", config.http).await?;
     let mut face = face::Server::new(&config.face).context("grpc.tls")?;
-    // What a view may say is checked as it is read: `control::view`.
-    let session = NodeSession::start(node_config::<R>(&config), Box::new(|_| Ok(()))).await?;
+    // What a view may say is checked as it is read: `control::view`. What needs a restart the node knows,
+    // which starts after this.
+    let running: Arc<OnceLock<Handle<R::Shard, R::Node>>> = Arc::default();
+    let asked = Arc::clone(&running);
+    let check = move |view: &View| {
+        let element = asked.get().map(Handle::element);
+        let needed =
+            element.map(|element| element.inspect_node(|node| R::restart_needed(node, view)));
+        Ok(needed.unwrap_or_default())
+    };
+    let session = NodeSession::start(node_config::<R>(&config), Box::new(check)).await?;
     let mut addresses = Addresses::load(&config.state_dir).context("state_dir/addresses")?;
     let clock = Arc::new(RunningClock::new());
 
@@ -196,6 +212,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     let element = Arc::new(Sharded::new(shards, node, initial, shard_key));
     let workers = Workers::start(element.clone(), sockets, clock.clone())?;
     let handle = Handle::new(element.clone(), clock, workers.transmitter());
+    running.get_or_init(|| handle.clone());
 
     let host = Host::<R> {
         handle: handle.clone(),
@@ -208,6 +225,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     };
     let readiness = Readiness::default();
     let ended = Shutdown::new();
+    face.add(drain::service::<R>(&config.node, handle.clone()));
     R::services(&mut face, &host);
     let health = face.health();
     let grpc = tokio::spawn(face.serve(grpc, ended.clone()));
@@ -233,13 +251,16 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     let mut tick = {
         let handle = handle.clone();
         let directory = Arc::new(System::new());
+        let session = &session;
         move || {
-            let (names, lines) = handle.with_node(|now, node| {
+            let (names, lines, drain) = handle.with_node(|now, node| {
                 R::set_wall_clock(node, now, SystemTime::now());
                 R::log_changes(node);
                 let names = std::iter::from_fn(|| R::poll_lookup(node)).take(LOOKUPS_MAX);
-                (names.collect::<Vec<_>>(), R::take_records(node))
+                let names = names.collect::<Vec<_>>();
+                (names, R::take_records(node), R::drained_by(node))
             });
+            session.report_drain(drain.sources());
             if let Some(records) = &mut records {
                 records.add(lines);
             }
@@ -276,7 +297,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
 
     readiness.down("calls", "draining");
     health.drain().await;
-    handle.with_node(|_, node| R::drain(node, true));
+    handle.with_node(|_, node| R::drain(node, DrainedBy::Signal, true));
     let deadline = tokio::time::Instant::now() + config.drain_timeout;
     while !R::is_drained(&element) {
         if tokio::time::Instant::now() >= deadline {

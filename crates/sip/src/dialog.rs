@@ -1,7 +1,8 @@
 //! Dialogs as a proxy sees them: RFC 3261 section 12, kept from the first 1xx with a tag to the BYE.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::Hasher;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use sip_types::{Message, Method};
@@ -44,10 +45,81 @@ impl Default for DialogConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialogKey(u64);
 
+impl DialogKey {
+    /// Returns the key that [`bits`](Self::bits) came from.
+    #[must_use]
+    pub fn of_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Returns the hash.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+}
+
 #[derive(Debug)]
 struct Dialog {
     state: DialogState,
+    created: Instant,
     expires: Instant,
+    /// Call-ID, tag of the caller, tag of the callee, one behind the other.
+    identity: Box<[u8]>,
+    /// Where the tags begin; a message is no longer than 65 535 bytes.
+    tags_at: [u16; 2],
+}
+
+/// What is known of a dialog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownDialog<'a> {
+    /// What names it here.
+    pub key: DialogKey,
+    /// Where it stands.
+    pub state: DialogState,
+    /// When its first response passed.
+    pub created: Instant,
+    /// When it is forgotten.
+    pub expires: Instant,
+    /// Its Call-ID.
+    pub call_id: &'a [u8],
+    /// The tag of who called.
+    pub caller_tag: &'a [u8],
+    /// The tag of who was called.
+    pub callee_tag: &'a [u8],
+}
+
+impl Dialog {
+    /// Makes one of a response to its INVITE.
+    fn new(now: Instant, state: DialogState, expires: Instant, response: &Message<'_>) -> Self {
+        let (caller, callee) = (response.from_tag(), response.to_tag());
+        let parts = [
+            response.call_id(),
+            caller.unwrap_or_default(),
+            callee.unwrap_or_default(),
+        ];
+        let tag_at = parts[0].len() as u16;
+        Self {
+            state,
+            created: now,
+            expires,
+            tags_at: [tag_at, tag_at + parts[1].len() as u16],
+            identity: parts.concat().into(),
+        }
+    }
+
+    fn known(&self, key: DialogKey) -> KnownDialog<'_> {
+        let [caller_at, callee_at] = self.tags_at.map(usize::from);
+        KnownDialog {
+            key,
+            state: self.state,
+            created: self.created,
+            expires: self.expires,
+            call_id: &self.identity[..caller_at],
+            caller_tag: &self.identity[caller_at..callee_at],
+            callee_tag: &self.identity[callee_at..],
+        }
+    }
 }
 
 /// The dialogs of one shard.
@@ -55,7 +127,7 @@ struct Dialog {
 pub struct Dialogs {
     config: DialogConfig,
     hash_key: [u8; 16],
-    dialogs: HashMap<DialogKey, Dialog>,
+    dialogs: BTreeMap<DialogKey, Dialog>,
     deadlines: Deadlines<DialogKey>,
     confirmed: usize,
 }
@@ -67,7 +139,7 @@ impl Dialogs {
         Self {
             config,
             hash_key,
-            dialogs: HashMap::new(),
+            dialogs: BTreeMap::new(),
             deadlines: Deadlines::new(),
             confirmed: 0,
         }
@@ -98,15 +170,17 @@ impl Dialogs {
             return;
         };
         match (response.method(), status) {
-            (Method::Invite, 101..200) => self.note(now, key, DialogState::Early),
-            (Method::Invite, 200..300) => self.note(now, key, DialogState::Confirmed),
+            (Method::Invite, 101..200) => self.note(now, key, DialogState::Early, response),
+            (Method::Invite, 200..300) => {
+                self.note(now, key, DialogState::Confirmed, response);
+            }
             (Method::Invite, 300..) if self.state(key) == Some(DialogState::Early) => self.end(key),
             (Method::Bye, 200..) | (_, 481) => self.end(key),
             _ => {}
         }
     }
 
-    fn note(&mut self, now: Instant, key: DialogKey, state: DialogState) {
+    fn note(&mut self, now: Instant, key: DialogKey, state: DialogState, response: &Message<'_>) {
         let lifetime = match state {
             DialogState::Early => self.config.early_lifetime,
             DialogState::Confirmed => self.config.lifetime,
@@ -123,7 +197,8 @@ impl Dialogs {
             // Established ones always have room; early ones, which cost a stranger nothing, do not.
             None if state == DialogState::Early && !has_room => {}
             None => {
-                self.dialogs.insert(key, Dialog { state, expires });
+                let dialog = Dialog::new(now, state, expires, response);
+                self.dialogs.insert(key, dialog);
                 // Most dialogs are over by then, and their entry in the queue goes with it.
                 self.deadlines
                     .arm(now + self.config.early_lifetime.min(lifetime), key);
@@ -152,6 +227,19 @@ impl Dialogs {
     #[must_use]
     pub fn state(&self, key: DialogKey) -> Option<DialogState> {
         self.dialogs.get(&key).map(|dialog| dialog.state)
+    }
+
+    /// Returns a dialog; `None` when it is not known here.
+    #[must_use]
+    pub fn find(&self, key: DialogKey) -> Option<KnownDialog<'_>> {
+        self.dialogs.get(&key).map(|dialog| dialog.known(key))
+    }
+
+    /// Returns the dialogs that follow `after` in the order of their keys, or all.
+    pub fn following(&self, after: Option<DialogKey>) -> impl Iterator<Item = KnownDialog<'_>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let dialogs = self.dialogs.range((from, Bound::Unbounded));
+        dialogs.map(|(key, dialog)| dialog.known(*key))
     }
 
     /// Tells whether a message is inside a dialog known here.
@@ -200,5 +288,48 @@ impl Dialogs {
     #[must_use]
     pub fn confirmed(&self) -> usize {
         self.confirmed
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
+mod tests {
+    use sip_types::Index;
+
+    use super::*;
+
+    fn ringing(call_id: &str) -> String {
+        format!(
+            "SIP/2.0 180 Ringing\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKx\r\nFrom: <sip:a@a>;tag=er\r\n\
+             To: <sip:b@b>;tag=callee\r\nCall-ID: {call_id}\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n"
+        )
+    }
+
+    #[test]
+    fn dialogs_are_found_one_after_the_other_with_what_names_them() {
+        let now = Instant::now();
+        let mut dialogs = Dialogs::new(DialogConfig::default(), [1; 16]);
+        for i in 0..5 {
+            let text = ringing(&format!("call-{i}"));
+            let mut index = Index::new();
+            dialogs.handle_response(now, &Message::parse(text.as_bytes(), &mut index).unwrap());
+        }
+        let mut seen = Vec::new();
+        let mut after = None;
+        while let Some(known) = dialogs.following(after).next() {
+            assert_eq!(dialogs.find(known.key), Some(known));
+            assert_eq!(
+                (known.caller_tag, known.callee_tag),
+                (&b"er"[..], &b"callee"[..])
+            );
+            assert_eq!((known.state, known.created), (DialogState::Early, now));
+            seen.push(String::from_utf8_lossy(known.call_id).into_owned());
+            after = Some(DialogKey::of_bits(known.key.bits()));
+        }
+        seen.sort();
+        assert_eq!(seen, ["call-0", "call-1", "call-2", "call-3", "call-4"]);
+        let first = dialogs.following(None).next().unwrap().key;
+        dialogs.end(first);
+        assert_eq!(dialogs.find(first), None);
     }
 }

@@ -23,7 +23,7 @@ pub mod transaction;
 
 pub use branch::{BranchId, ContextId, loop_key};
 pub use context::{Branch, Context, Target};
-pub use dialog::{DialogConfig, DialogState, Dialogs};
+pub use dialog::{DialogConfig, DialogKey, DialogState, Dialogs, KnownDialog};
 pub use drops::{Drop, Drops};
 pub use proxy::{
     Admission, Answer, Delivered, Event, Offered, Proxy, ProxyConfig, ProxyCounters, RETRY_AFTER,

@@ -502,3 +502,28 @@ fn millis(duration: Duration) -> u64 {
 fn database(error: redb::Error) -> StoreError {
     StoreError::Database(Box::new(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_of_a_newer_version_is_left_as_it_is_and_the_error_tells_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.redb");
+        let newer = SCHEMA + 1;
+        let database = Database::create(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let mut table = transaction.open_table(TABLE).unwrap();
+        put_number(&mut table, &prefix_of("test"), SCHEMA_KEY, newer).unwrap();
+        drop(table);
+        transaction.commit().unwrap();
+        drop(database);
+
+        for _ in 0..2 {
+            let error = Embedded::open(&path, "test").await.unwrap_err().to_string();
+            assert!(error.contains(&format!("schema {newer}")), "{error}");
+            assert!(error.contains("a newer version, or go back"), "{error}");
+        }
+    }
+}

@@ -153,7 +153,8 @@ pub enum OpenError {
     },
     /// A newer version wrote it.
     #[error(
-        "{path}: written in schema {found}, this version reads up to {known}; use a newer version"
+        "{path}: written in schema {found}, this version reads up to {known}; use a newer version, or go \
+         back as docs/registry.md says"
     )]
     Schema {
         /// The file.
@@ -193,7 +194,10 @@ pub enum StoreError {
         key: &'static str,
     },
     /// A newer version wrote it.
-    #[error("written in schema {found}, this version reads up to {known}; use a newer version")]
+    #[error(
+        "written in schema {found}, this version reads up to {known}; use a newer version, or go back as \
+         docs/registry.md says"
+    )]
     Schema {
         /// What the store says.
         found: u64,

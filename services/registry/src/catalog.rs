@@ -169,7 +169,8 @@ impl Catalog {
                     Err(WatchError::Closing) => return Ok(()),
                 }
             }
-            self.state.send_replace(Arc::new(self.read_again().await?));
+            let listed = self.read_again().await?.remembering(&self.state());
+            self.state.send_replace(Arc::new(listed));
         }
     }
 

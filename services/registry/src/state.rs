@@ -17,6 +17,9 @@ use crate::written::{FAULTS, Written};
 
 /// Generations whose touched names are remembered; a node further behind gets a snapshot.
 const HISTORY_GENERATIONS_MAX: usize = 1024;
+/// Deleted names that are remembered; of one that is forgotten a node that missed the deletion thinks that
+/// it has vanished.
+const DELETED_MAX: usize = 1024;
 
 /// Durable: the last incarnation of a member, `seen/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub(crate) struct State {
     pub(crate) stirred: Point,
     /// Generations in order without a gap, and the names that each touched.
     touched: VecDeque<(u64, Arc<[Name]>)>,
+    /// What was deleted and not made again, in the order of the deletions.
+    deleted: Arc<VecDeque<Name>>,
 }
 
 pub(crate) fn seen_key(id: &str) -> String {
@@ -91,6 +96,7 @@ impl State {
         }
         touched.retain(|name| next.remove_unless_wanted(name, self));
         touched.iter().for_each(|name| next.note_liveness(name));
+        next.note_deletions(&touched, self);
         if next.touched.len() == HISTORY_GENERATIONS_MAX {
             next.touched.pop_front();
         }
@@ -125,6 +131,39 @@ impl State {
             .iter()
             .filter(|(touched_at, _)| *touched_at > generation);
         Some(later.flat_map(|(_, names)| names.iter()).collect())
+    }
+
+    /// Returns the state with what is known of deletions from `before`, which is lost between the two: a
+    /// listing says what is there, and not why the rest is not.
+    pub(crate) fn remembering(mut self, before: &Self) -> Self {
+        let deleted = before.deleted.iter();
+        let deleted = deleted.filter(|name| !self.resources.by_name.contains_key(*name));
+        self.deleted = Arc::new(deleted.cloned().collect());
+        self
+    }
+
+    /// Returns the names of what was deleted and is not there, as far as they are remembered.
+    pub(crate) fn deleted(&self) -> impl Iterator<Item = &Name> {
+        self.deleted.iter()
+    }
+
+    fn note_deletions(&mut self, touched: &BTreeSet<Name>, before: &Self) {
+        let is_there = |state: &Self, name: &Name| state.resources.by_name.contains_key(name);
+        for name in touched {
+            match (is_there(before, name), is_there(self, name)) {
+                (false, true) if self.deleted.contains(name) => {
+                    Arc::make_mut(&mut self.deleted).retain(|deleted| deleted != name);
+                }
+                (true, false) => {
+                    let deleted = Arc::make_mut(&mut self.deleted);
+                    if deleted.len() == DELETED_MAX {
+                        deleted.pop_front();
+                    }
+                    deleted.push_back(name.clone());
+                }
+                (false | true, true) | (false, false) => {}
+            }
+        }
     }
 
     /// Takes one key; returns the resource that may look different now.
@@ -252,6 +291,34 @@ mod tests {
         }
         assert!(state.touched_since(0).is_none());
         assert!(state.touched_since(1).is_some());
+    }
+
+    #[test]
+    fn a_deletion_is_remembered_over_a_listing_until_the_name_is_there_again() {
+        let deleted = |state: &State| state.deleted().map(ToString::to_string).collect::<Vec<_>>();
+        let put = |generation, id: &str| {
+            let value = format!(r#"{{"name":"sets/{id}"}}"#);
+            commit(generation, &format!("accepted/sets/{id}"), Some(&value))
+        };
+        let delete =
+            |generation, id: &str| commit(generation, &format!("accepted/sets/{id}"), None);
+        let mut state = State::default();
+        for step in [put(1, "a"), put(2, "b"), delete(3, "a"), delete(4, "b")] {
+            state = state.after(&step);
+        }
+        assert_eq!(deleted(&state), ["sets/a", "sets/b"]);
+        let listed = State::default().after(&put(9, "b")).remembering(&state);
+        assert_eq!(deleted(&listed), ["sets/a"], "the other is there");
+        let again = listed.after(&put(10, "a"));
+        assert_eq!(deleted(&again), [""; 0]);
+
+        for i in 0..=DELETED_MAX as u64 {
+            let id = i.to_string();
+            state = state.after(&put(10 + 2 * i, &id));
+            state = state.after(&delete(11 + 2 * i, &id));
+        }
+        assert_eq!(state.deleted().count(), DELETED_MAX);
+        assert_eq!(deleted(&state)[0], "sets/1", "the oldest are forgotten");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use control::registry::v1::{Ack, ConfigStatus, Hello, Nack, NodeStatus, Position};
+use control::registry::v1::{Ack, ConfigStatus, Hello, Nack, NodeStatus, Position, Report};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -232,6 +232,8 @@ impl Connected<'_> {
         self.update(|status| {
             status.in_force = ack.position;
             status.restart_needed = ack.restart_needed;
+            status.kept = ack.kept;
+            status.not_known = ack.not_known;
             status.refused = None;
             status.refusals.clear();
         });
@@ -246,6 +248,10 @@ impl Connected<'_> {
             status.refused = nack.position;
             status.refusals = nack.refusals;
         });
+    }
+
+    pub(crate) fn reported(&self, report: Report) {
+        self.update(|status| status.drained_by = report.drained_by);
     }
 
     fn update(&self, change: impl FnOnce(&mut NodeStatus)) {

@@ -69,7 +69,7 @@ async fn choosy(registries: Vec<String>, served: &Running) -> (NodeSession, temp
             .iter()
             .find(|set| set.algorithm == Algorithm::RoundRobin);
         match refused {
-            None => Ok(()),
+            None => Ok(Vec::new()),
             Some(set) => Err(vec![Refusal {
                 resource: format!("sets/{}", set.id),
                 field: "algorithm".into(),

@@ -11,6 +11,8 @@ use common::{
     session,
 };
 use control::client::NodeSession;
+use control::node::v1::DrainSource;
+use control::registry::v1::apply_service_client::ApplyServiceClient;
 use control::registry::v1::config_service_client::ConfigServiceClient;
 use control::registry::v1::destination_set_service_client::DestinationSetServiceClient;
 use control::registry::v1::*;
@@ -298,7 +300,7 @@ async fn a_refused_view_stays_out_of_force_until_a_fix_heals_it() {
             field: "algorithm".into(),
             reason: "this node knows no priorities".into(),
         }]),
-        Some(_) | None => Ok(()),
+        Some(_) | None => Ok(Vec::new()),
     };
     let config = node("router-a", &registry, registry.directory.path());
     let session = NodeSession::start(config, Box::new(check)).await.unwrap();
@@ -455,7 +457,7 @@ impl Raw {
     async fn ack(&self, position: Option<Position>) {
         let message = Some(sync_config_request::Message::Ack(Ack {
             position,
-            restart_needed: vec![],
+            ..Ack::default()
         }));
         self.requests
             .send(SyncConfigRequest { message })
@@ -618,4 +620,122 @@ async fn a_router_is_in_the_set_the_moment_it_registers_as_the_rules_say() {
     let wanted = [("big".to_owned(), 5, 7), ("small".to_owned(), 1, 1)];
     let mut view = watcher.view();
     reaches(&mut view, "both of the east", |view| found(view) == wanted).await;
+}
+
+#[tokio::test]
+async fn a_deletion_is_obeyed_at_once_also_in_a_change_too_large_to_be_one() {
+    let registry = registry("127.0.7.152").await;
+    let directory = tempfile::tempdir().unwrap();
+    let session = session(node("router-a", &registry, directory.path())).await;
+    let mut apply = ApplyServiceClient::new(registry.channel().await);
+    let in_set = |id: &str| Resource {
+        resource: Some(resource::Resource::Destination(Destination {
+            name: format!("sets/1/destinations/{id}"),
+            uri: "sip:127.0.7.204".into(),
+            probing: true,
+            ..Destination::default()
+        })),
+    };
+    let request = ApplyResourcesRequest {
+        resources: vec![in_set("deleted"), in_set("kept")],
+        ..ApplyResourcesRequest::default()
+    };
+    apply.apply_resources(request).await.unwrap();
+    let listed = |view: &View| {
+        view.destinations
+            .iter()
+            .map(|d| d.id.clone())
+            .collect::<Vec<_>>()
+    };
+    let mut view = session.view();
+    reaches(&mut view, "both", |view| {
+        listed(view) == ["deleted", "kept"]
+    })
+    .await;
+
+    let header = HeaderField {
+        name: "X-Long".into(),
+        value: "x".repeat(500),
+    };
+    let long = |i: usize| Resource {
+        resource: Some(resource::Resource::Route(Route {
+            name: format!("routes/r{i}"),
+            results: vec![RouteResult {
+                next_hop: Some(route_result::NextHop::Set("sets/1".into())),
+                headers: vec![header.clone(); 5],
+                ..RouteResult::default()
+            }],
+            ..Route::default()
+        })),
+    };
+    let request = ApplyResourcesRequest {
+        resources: (0..45).map(long).collect(),
+        deletes: vec!["sets/1/destinations/deleted".into()],
+        ..ApplyResourcesRequest::default()
+    };
+    apply.apply_resources(request).await.unwrap();
+    let seen = reaches(&mut view, "the routes", |view| view.routes.len() == 45).await;
+    assert_eq!(listed(&seen), ["kept"]);
+    eventually("in force", || async {
+        registry.status().await.nodes_in_force == 1
+    })
+    .await;
+    let status = registry.node_statuses().await.remove(0);
+    assert_eq!(status.kept, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_status_says_what_counts_after_a_restart_and_who_drains_a_node() {
+    let mut registry = registry("127.0.7.153").await;
+    let directory = tempfile::tempdir().unwrap();
+    let check = |view: &View| {
+        Ok(view
+            .set("2")
+            .map(|_| "sets".to_owned())
+            .into_iter()
+            .collect())
+    };
+    let config = node("router-a", &registry, directory.path());
+    let session = NodeSession::start(config, Box::new(check)).await.unwrap();
+    session.report_drain(vec![DrainSource::Node]);
+    let says = async |registry: &Running, restart: &[&str], drained_by: &[DrainSource]| {
+        eventually("what the node says", || async {
+            let statuses = registry.node_statuses().await;
+            statuses.first().is_some_and(|status| {
+                status.restart_needed == restart && status.drained_by().eq(drained_by.to_vec())
+            })
+        })
+        .await;
+    };
+    says(&registry, &[], &[DrainSource::Node]).await;
+    put_set(&registry, "2", 0).await;
+    session.report_drain(vec![DrainSource::Node, DrainSource::Signal]);
+    says(
+        &registry,
+        &["sets"],
+        &[DrainSource::Node, DrainSource::Signal],
+    )
+    .await;
+    // A registry that has forgotten it is told again.
+    registry.restart().await;
+    says(
+        &registry,
+        &["sets"],
+        &[DrainSource::Node, DrainSource::Signal],
+    )
+    .await;
+    session.report_drain(Vec::new());
+    says(&registry, &["sets"], &[]).await;
+}
+
+/// Takes as long as a bookmark takes to come.
+#[tokio::test]
+async fn a_bookmark_says_where_the_registry_stands_while_nothing_changes() {
+    let registry = registry_with_stock_router("127.0.7.154").await;
+    let now = registry.status().await.position;
+    let mut level = Raw::hello(&registry, "members/stock", now).await;
+    let answer = timeout(Duration::from_secs(20), level.answers.message()).await;
+    let answer = answer.expect("a bookmark").unwrap().unwrap();
+    let bookmark = sync_config_response::Message::Bookmark(Bookmark { position: now });
+    assert_eq!(answer.message, Some(bookmark));
 }

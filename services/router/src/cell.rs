@@ -85,7 +85,7 @@ impl Joined {
         }
     }
 
-    /// Tells what of a view counts only after a restart.
+    /// Returns what of a view counts only after a restart, with its value.
     pub(crate) fn needs_restart(
         &self,
         identity: &BusIdentity,
@@ -94,11 +94,11 @@ impl Joined {
         let mut changed = Vec::new();
         let member = config.member(&identity.node_id);
         if let Some(member) = member.filter(|member| member.cell != self.cell) {
-            changed.push(format!("cell {} counts after a restart", member.cell));
+            changed.push(format!("cell {}", member.cell));
         }
         let hash_size = config.cell(&self.cell).hash_size;
         if hash_size != self.replication.config().hash_size {
-            changed.push(format!("hash_size {hash_size} counts after a restart"));
+            changed.push(format!("hash_size {hash_size}"));
         }
         changed
     }

@@ -72,6 +72,7 @@ impl StatusService for Service {
         _: Request<GetStatusRequest>,
     ) -> Result<Response<RouterStatus>, Status> {
         let dialogs = self.handle.element().inspect_node(Node::dialogs) as u64;
+        let drain = self.handle.element().inspect_node(Node::drained_by);
         let mut transactions = 0;
         self.handle.element().for_each_shard(|shard| {
             transactions += shard.contexts() as u64;
@@ -83,8 +84,9 @@ impl StatusService for Service {
             registry_connected: *self.connected.borrow(),
             dialogs,
             transactions,
-            draining: self.handle.element().inspect_node(Node::is_draining),
+            draining: drain.is_wanted(),
             start_time: Some(self.started.into()),
+            drained_by: drain.on_wire(),
         }))
     }
 }

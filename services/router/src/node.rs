@@ -13,7 +13,7 @@ use dispatch::{
     ProbeSeq, Sets,
 };
 use element::{FlowId, Outbox};
-use host::{Egress, Name, Owners};
+use host::{Drain, DrainedBy, Egress, Name, Owners};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use replication::{Now, Observation, Replication};
@@ -36,10 +36,8 @@ pub struct Node {
     owners: Owners<MemberKind>,
     view: View,
     published: bool,
-    /// The process is about to end: no new calls.
-    ending: bool,
-    /// The registry wants this member drained.
-    drained: bool,
+    /// Who wants no new calls here.
+    drain: Drain,
     identity: Option<BusIdentity>,
     joined: Option<Joined>,
     wall: WallClock,
@@ -67,8 +65,7 @@ impl Node {
             owners: Owners::default(),
             view: View::empty(listen, allow),
             published: false,
-            ending: false,
-            drained: false,
+            drain: Drain::default(),
             identity: None,
             joined: None,
             wall: WallClock::unread(),
@@ -165,12 +162,12 @@ impl Node {
 
     /// Puts the registry's view in force.
     pub fn configure(&mut self, now: Instant, config: &registry::View) {
-        self.drained = config.members.iter().any(|member| {
+        let drained = config.members.iter().any(|member| {
             let own =
                 |endpoint: &registry::SipEndpoint| self.view.listen.contains(&endpoint.address);
             member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
         });
-        self.note_drain();
+        self.drain(DrainedBy::Registry, drained);
         let members = config.members.iter().flat_map(|member| {
             let sip = member.sip.iter();
             sip.map(|endpoint| (endpoint.address, member.kind))
@@ -200,8 +197,9 @@ impl Node {
         let joined = self
             .joined
             .get_or_insert_with(|| Joined::new(wall, identity, &config, seed));
+        let late = joined.needs_restart(identity, &config).into_iter();
         self.unusable
-            .extend(joined.needs_restart(identity, &config));
+            .extend(late.map(|setting| format!("{setting} counts after a restart")));
         let refused = joined.configure(wall, identity, &config, &self.addresses);
         self.unusable.extend(refused);
         self.view.hash_size = joined.replication.config().hash_size;
@@ -345,26 +343,31 @@ impl Node {
         joined.is_some_and(|joined| joined.replication.owes_ends())
     }
 
+    /// Returns what of a view counts only after a restart: nothing for one that is not on a bus yet.
+    #[must_use]
+    pub fn restart_needed(&self, config: &registry::View) -> Vec<String> {
+        let on_bus = self.joined.as_ref().zip(self.identity.as_ref());
+        on_bus.map_or_else(Vec::new, |(joined, identity)| {
+            joined.needs_restart(identity, config)
+        })
+    }
+
     /// Returns what of the registry's view could not be put in force, and forgets it.
     pub fn take_unusable(&mut self) -> Vec<String> {
         std::mem::take(&mut self.unusable)
     }
 
-    /// Takes no new calls from now on, or takes them again unless the registry says otherwise.
-    pub fn drain(&mut self, ending: bool) {
-        self.ending = ending;
-        self.note_drain();
-    }
-
-    /// Tells whether it takes no new calls: it is ending, or the registry wants it so.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.view.draining
-    }
-
-    fn note_drain(&mut self) {
-        self.view.draining = self.ending || self.drained;
+    /// Takes no new calls while anybody wants it so.
+    pub fn drain(&mut self, by: DrainedBy, wanted: bool) {
+        self.drain.set(by, wanted);
+        self.view.draining = self.drain.is_wanted();
         self.published = false;
+    }
+
+    /// Returns who wants no new calls here.
+    #[must_use]
+    pub fn drained_by(&self) -> Drain {
+        self.drain
     }
 
     fn run_health(&mut self) {

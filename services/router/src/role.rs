@@ -5,7 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use control::view::{MemberKind, View as RegistryView};
 use element::{FlowId, Sharded};
-use host::{Addresses, Answer, Figures, Host, HostConfig, Name, Role, RoleDefaults};
+use host::{
+    Addresses, Answer, Drain, DrainedBy, Figures, Host, HostConfig, Name, Role, RoleDefaults,
+};
 use replication::DialogsConfig;
 use sip::{DialogConfig, ProxyConfig, ProxyCounters};
 
@@ -84,8 +86,16 @@ impl Role for Router {
         node.configure(now, view);
     }
 
-    fn drain(node: &mut Node, draining: bool) {
-        node.drain(draining);
+    fn restart_needed(node: &Node, view: &RegistryView) -> Vec<String> {
+        node.restart_needed(view)
+    }
+
+    fn drain(node: &mut Node, by: DrainedBy, wanted: bool) {
+        node.drain(by, wanted);
+    }
+
+    fn drained_by(node: &Node) -> Drain {
+        node.drained_by()
     }
 
     /// Its dialogs have heirs: only requests that are under way keep it, and what a Kamailio is to be told

@@ -14,8 +14,12 @@ use control::mirror::v1::{
     CutReason, DialogAction, Direction, ListNodesRequest, NodeKind, NodeState,
     StreamMessagesRequest, tandem_message, tandem_record,
 };
+use control::registry::v1::cell_service_client::CellServiceClient;
+use control::registry::v1::status_service_client::StatusServiceClient as RegistryStatus;
 use control::registry::v1::table_definition_service_client::TableDefinitionServiceClient;
-use control::registry::v1::{CreateTableDefinitionRequest, TableDefinition};
+use control::registry::v1::{
+    Cell, CreateTableDefinitionRequest, ListNodeStatusesRequest, TableDefinition, UpdateCellRequest,
+};
 use control::router::v1::delete_matching_table_entries_request::Pattern;
 use control::router::v1::dialog_service_client::DialogServiceClient;
 use control::router::v1::replication_service_client::ReplicationServiceClient;
@@ -575,4 +579,44 @@ fn answers_options(net: u8) -> bool {
         .unwrap();
     let mut buffer = [0; 2048];
     socket.recv(&mut buffer).is_ok()
+}
+
+#[tokio::test]
+async fn the_registry_says_what_of_a_cell_counts_only_after_a_restart() {
+    let fabric = Fabric::start(8).await;
+    let registry = connect(&format!("127.9.{}.1:7400", fabric.net)).await;
+    let says = async |wanted: &[&str]| {
+        let mut client = RegistryStatus::new(registry.clone());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let statuses = client.list_node_statuses(ListNodeStatusesRequest {});
+            let statuses = statuses.await.unwrap().into_inner().node_statuses;
+            let mut statuses = statuses.into_iter();
+            let router = statuses.find(|status| status.node == "members/router-1");
+            let needed = router.unwrap_or_default().restart_needed;
+            if needed == wanted {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "wanted {wanted:?}, not {needed:?}"
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut cells = CellServiceClient::new(registry.clone());
+    for (hash_size, needed) in [(128, &["hash_size 128"][..]), (HASH_SIZE, &[])] {
+        let cell = Cell {
+            name: "cells/default".into(),
+            hash_size: Some(hash_size),
+            ..Cell::default()
+        };
+        let request = UpdateCellRequest {
+            cell: Some(cell),
+            allow_missing: true,
+            ..UpdateCellRequest::default()
+        };
+        cells.update_cell(request).await.unwrap();
+        says(needed).await;
+    }
 }

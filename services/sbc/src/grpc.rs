@@ -104,6 +104,10 @@ impl StatusService for Service {
             dialogs += shard.dialogs() as u64;
             transactions += shard.contexts() as u64;
         });
+        let drain = self
+            .handle
+            .element()
+            .inspect_node(crate::node::Node::drained_by);
         Ok(Response::new(SbcStatus {
             node: self.node.clone(),
             incarnation: self.incarnation,
@@ -111,11 +115,9 @@ impl StatusService for Service {
             registry_connected: *self.connected.borrow(),
             dialogs,
             transactions,
-            draining: self
-                .handle
-                .element()
-                .inspect_node(crate::node::Node::is_draining),
+            draining: drain.is_wanted(),
             start_time: Some(self.started.into()),
+            drained_by: drain.on_wire(),
         }))
     }
 

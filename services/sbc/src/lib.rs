@@ -4,6 +4,7 @@
 //! [`element::Sharded`]. `routes/` reads like the configuration of a Kamailio SBC.
 
 mod counters;
+mod dialogs;
 mod grpc;
 mod headers;
 mod name_book;

@@ -14,7 +14,7 @@ use dispatch::{
     HealthEvent, Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
 };
 use element::{FlowId, Outbox};
-use host::{Answer, Name, Owners};
+use host::{Answer, Drain, DrainedBy, Name, Owners};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use sip::options;
@@ -46,10 +46,8 @@ pub struct Node {
     owners: Owners<Owner>,
     view: View,
     published: bool,
-    /// The process is about to end: no new calls.
-    ending: bool,
-    /// The registry wants this member drained.
-    drained: bool,
+    /// Who wants no new calls here.
+    drain: Drain,
     notices: VecDeque<Notice>,
     changes: VecDeque<Change>,
     names: NameBook,
@@ -75,8 +73,7 @@ impl Node {
             owners: Owners::default(),
             view: View::empty(listen, allow),
             published: false,
-            ending: false,
-            drained: false,
+            drain: Drain::default(),
             notices: VecDeque::new(),
             changes: VecDeque::new(),
             names: NameBook::default(),
@@ -103,12 +100,12 @@ impl Node {
 
     /// Puts the registry's view in force.
     pub fn configure(&mut self, now: Instant, config: &registry::View) {
-        self.drained = config.members.iter().any(|member| {
+        let drained = config.members.iter().any(|member| {
             let own =
                 |endpoint: &registry::SipEndpoint| self.view.listen.contains(&endpoint.address);
             member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
         });
-        self.note_drain();
+        self.drain(DrainedBy::Registry, drained);
         self.note_addresses(config);
         self.view.cluster_key = config.cluster_key;
         self.view.ready = true;
@@ -210,21 +207,17 @@ impl Node {
         self.view.addresses = Arc::new(self.owners.all());
     }
 
-    /// Takes no new calls from now on, or takes them again unless the registry says otherwise.
-    pub fn drain(&mut self, ending: bool) {
-        self.ending = ending;
-        self.note_drain();
-    }
-
-    /// Tells whether it takes no new calls: it is ending, or the registry wants it so.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.view.draining
-    }
-
-    fn note_drain(&mut self) {
-        self.view.draining = self.ending || self.drained;
+    /// Takes no new calls while anybody wants it so.
+    pub fn drain(&mut self, by: DrainedBy, wanted: bool) {
+        self.drain.set(by, wanted);
+        self.view.draining = self.drain.is_wanted();
         self.published = false;
+    }
+
+    /// Returns who wants no new calls here.
+    #[must_use]
+    pub fn drained_by(&self) -> Drain {
+        self.drain
     }
 
     /// Sets what the operator of this node wants of a destination; `None` is what the registry says.

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 use control::view::{MemberKind, View as RegistryView};
 use dispatch::HealthEvent;
 use element::Sharded;
-use host::{Addresses, Answer, Figures, Host, HostConfig, Name, Role, RoleDefaults};
+use host::{
+    Addresses, Answer, Drain, DrainedBy, Figures, Host, HostConfig, Name, Role, RoleDefaults,
+};
 use sip::{DialogConfig, ProxyConfig, ProxyCounters};
 
 use crate::counters::Counters;
 use crate::node::{Change, Node};
 use crate::shard::Shard;
 use crate::view::{Owner, View};
-use crate::{grpc, tap};
+use crate::{dialogs, grpc, tap};
 
 /// The SBC's part in [`host::run`].
 #[derive(Debug)]
@@ -72,8 +74,12 @@ impl Role for Sbc {
         node.configure(now, view);
     }
 
-    fn drain(node: &mut Node, draining: bool) {
-        node.drain(draining);
+    fn drain(node: &mut Node, by: DrainedBy, wanted: bool) {
+        node.drain(by, wanted);
+    }
+
+    fn drained_by(node: &Node) -> Drain {
+        node.drained_by()
     }
 
     /// Nobody inherits an SBC's dialogs: it waits for them.
@@ -121,6 +127,7 @@ impl Role for Sbc {
 
     fn services(face: &mut face::Server, host: &Host<Self>) {
         face.add(grpc::status_service(host));
+        face.add(dialogs::service(host));
         face.add(tap::service(host));
     }
 

@@ -1,19 +1,48 @@
-//! What a node remembers from one start to the next: its incarnation and the last good view.
+//! What a node remembers from one start to the next: its incarnation, the last good view, and what it
+//! kept in force beside it.
 //!
 //! Files are replaced as a whole: written beside, synced, renamed. They hold the cluster key, so only
 //! their owner may read them.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
 use super::StartError;
-use crate::registry::v1::{Resource, Snapshot};
+use crate::name::Name;
+use crate::registry::v1::{Position, Resource, Version};
 use crate::view::Resources;
+
+/// The last good view.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Stored {
+    /// What the registry had.
+    pub(super) resources: Resources,
+    /// What had vanished from it without being deleted.
+    pub(super) kept: BTreeMap<Arc<Name>, Arc<Resource>>,
+}
+
+/// [`Stored`] as it is written. What it shares with a `Snapshot` has the same fields: a version that knows
+/// nothing of the others still reads it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Written {
+    #[prost(message, optional, tag = "1")]
+    position: Option<Position>,
+    #[prost(bytes = "vec", tag = "3")]
+    cluster_key: Vec<u8>,
+    #[prost(message, repeated, tag = "4")]
+    resources: Vec<Resource>,
+    #[prost(message, repeated, tag = "15")]
+    kept: Vec<Resource>,
+    #[prost(message, repeated, tag = "16")]
+    not_known: Vec<Version>,
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
@@ -57,7 +86,7 @@ impl Disk {
     }
 
     /// Returns the last good view; none if there is none, or if it is damaged.
-    pub(super) fn load(&self) -> Option<Resources> {
+    pub(super) fn load(&self) -> Option<Stored> {
         let bytes = match fs::read(&self.view) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -73,34 +102,50 @@ impl Disk {
         view
     }
 
-    pub(super) fn save(&self, resources: &Resources) -> io::Result<()> {
-        let snapshot = Snapshot {
+    pub(super) fn save(&self, stored: &Stored) -> io::Result<()> {
+        let resources = &stored.resources;
+        let copies = |held: &BTreeMap<Arc<Name>, Arc<Resource>>| {
+            let resources = held.values();
+            resources
+                .map(|resource| Resource::clone(resource))
+                .collect()
+        };
+        let not_known = resources.not_known.iter().map(|(name, etag)| Version {
+            name: name.clone(),
+            etag: etag.clone(),
+        });
+        let written = Written {
             position: Some(resources.position()),
             cluster_key: resources.cluster_key.to_vec(),
-            resources: resources
-                .by_name
-                .values()
-                .map(|resource| Resource::clone(resource))
-                .collect(),
-            complete: true,
-            ..Snapshot::default()
+            resources: copies(&resources.by_name),
+            kept: copies(&stored.kept),
+            not_known: not_known.collect(),
         };
-        replace(&self.view, &snapshot.encode_to_vec())
+        replace(&self.view, &written.encode_to_vec())
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<Resources> {
-    let snapshot = Snapshot::decode(bytes).ok()?;
-    let position = snapshot.position?;
+fn decode(bytes: &[u8]) -> Option<Stored> {
+    let written = Written::decode(bytes).ok()?;
+    let position = written.position?;
+    let not_known = written.not_known.into_iter();
     let mut resources = Resources {
         generation: position.generation,
-        cluster_key: snapshot.cluster_key.try_into().ok()?,
+        cluster_key: written.cluster_key.try_into().ok()?,
+        not_known: not_known.map(|one| (one.name, one.etag)).collect(),
         ..Resources::default()
     };
-    for resource in snapshot.resources {
+    for resource in written.resources {
         resources.insert(resource).ok()?;
     }
-    (resources.position() == position).then_some(resources)
+    let mut kept = Resources::default();
+    for resource in written.kept {
+        kept.insert(resource).ok()?;
+    }
+    (resources.position() == position).then_some(Stored {
+        resources,
+        kept: kept.by_name,
+    })
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -123,6 +168,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::registry::v1::Route;
+    use crate::registry::v1::resource::Resource as Kind;
 
     #[test]
     fn every_start_has_a_greater_incarnation_even_when_the_clock_went_back() {
@@ -140,13 +187,26 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::open(directory.path(), "a").unwrap();
         assert_eq!(disk.load(), None);
-        let resources = Resources {
-            generation: 7,
-            cluster_key: [9; 16],
-            ..Resources::default()
+        let route = |name: &str| Resource {
+            resource: Some(Kind::Route(Route {
+                name: name.into(),
+                ..Default::default()
+            })),
         };
-        disk.save(&resources).unwrap();
-        assert_eq!(disk.load(), Some(resources));
+        let mut kept = Resources::default();
+        kept.insert(route("routes/kept")).unwrap();
+        let mut stored = Stored {
+            resources: Resources {
+                generation: 7,
+                cluster_key: [9; 16],
+                not_known: BTreeMap::from([("new/a".into(), "7-x".into())]),
+                ..Resources::default()
+            },
+            kept: kept.by_name,
+        };
+        stored.resources.insert(route("routes/a")).unwrap();
+        disk.save(&stored).unwrap();
+        assert_eq!(disk.load(), Some(stored));
         assert_eq!(
             fs::metadata(&disk.view).unwrap().permissions().mode() & 0o777,
             0o600

@@ -18,10 +18,11 @@ use super::disk::Disk;
 use super::follower::Follower;
 use super::{Check, KEEP_ALIVE_INTERVAL, RECONNECT_WAIT_MAX};
 use crate::channel::{self, Channel, ChannelError, ClientTls, PATIENCE, chain};
+use crate::node::v1::DrainSource;
 use crate::registry::v1;
 use crate::registry::v1::member_service_client::MemberServiceClient;
 use crate::trace::TraceContext;
-use crate::view::{Resources, View};
+use crate::view::View;
 
 /// How long a deletion of this member may take to come after its lease is found gone.
 const DELETION_GRACE: Duration = Duration::from_millis(300);
@@ -68,12 +69,13 @@ impl Session {
         member: v1::Member,
         incarnation: u64,
         disk: Disk,
-        last: Option<Resources>,
         check: Check,
+        drained_by: watch::Receiver<Vec<DrainSource>>,
         connected: watch::Sender<bool>,
         leave: CancellationToken,
     ) -> (Self, watch::Receiver<Arc<View>>) {
-        let (follower, view) = Follower::new(&member, last.unwrap_or_default(), check, disk);
+        let last = disk.load().unwrap_or_default();
+        let (follower, view) = Follower::new(&member, last, check, disk, drained_by);
         let rng = SmallRng::from_os_rng();
         (
             Self {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::name::Name;
 use crate::registry::v1::resource::Resource as Kind;
-use crate::registry::v1::{Position, Resource};
+use crate::registry::v1::{Position, Resource, Version};
 
 /// Every resource of a view by its name, and where the view stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +24,8 @@ pub struct Resources {
     pub cluster_key: [u8; CLUSTER_KEY_BYTES],
     /// The resources. Every generation is a view of its own, of which nearly all is the one's before.
     pub by_name: BTreeMap<Arc<Name>, Arc<Resource>>,
+    /// Names and etags of resources whose kinds this version does not know: they count, and are not used.
+    pub not_known: BTreeMap<String, String>,
 }
 
 impl Resources {
@@ -38,22 +40,22 @@ impl Resources {
 
     /// Returns the checksum over name, etag, incarnation and liveness of every resource.
     ///
-    /// SipHash-2-4 with a zero key; see `Position` in `config.proto`. An etag is made of generation
-    /// and content, so a node need not know every field to know that it has the same resource.
+    /// A sum of SipHash-2-4 with a zero key; see `Position` in `config.proto`. An etag is made of
+    /// generation and content, so a node need not know every field, or even the kind, to know that it
+    /// has the same resource.
     #[must_use]
     pub fn checksum(&self) -> u64 {
-        let mut hasher = SipHasher24::new();
-        for (name, resource) in &self.by_name {
-            hasher.write(name.to_string().as_bytes());
-            hasher.write_u8(0);
-            hasher.write(etag_of(resource).as_bytes());
-            hasher.write_u8(0);
+        let known = self.by_name.iter().map(|(name, resource)| {
+            let mut hasher = hasher_of(&name.to_string(), etag_of(resource));
             if let Some(Kind::Member(member)) = &resource.resource {
                 hasher.write(&member.incarnation.to_le_bytes());
                 hasher.write(&member.liveness.to_le_bytes());
             }
-        }
-        hasher.finish()
+            hasher.finish()
+        });
+        let not_known = self.not_known.iter();
+        let not_known = not_known.map(|(name, etag)| hasher_of(name, etag).finish());
+        known.chain(not_known).fold(0, u64::wrapping_add)
     }
 
     /// Puts a resource in, over the one of the same name.
@@ -73,6 +75,29 @@ impl Resources {
             .map_err(|error: crate::name::NameError| refusal(error.to_string()))?;
         self.by_name.insert(Arc::new(name), Arc::new(resource));
         Ok(())
+    }
+
+    /// Puts in what came over the wire: a resource of a kind that is not known is counted by its version.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert), for one of no known kind that has no version either.
+    pub fn receive(&mut self, resource: Resource, version: Option<Version>) -> Result<(), Refusal> {
+        match version {
+            Some(version) if resource.resource.is_none() => {
+                self.not_known.insert(version.name, version.etag);
+                Ok(())
+            }
+            Some(_) | None => self.insert(resource),
+        }
+    }
+
+    /// Takes a resource out, of whatever kind it is.
+    pub fn remove(&mut self, name: &str) {
+        if let Ok(name) = name.parse::<Name>() {
+            self.by_name.remove(&name);
+        }
+        self.not_known.remove(name);
     }
 
     /// Turns the messages into plain types and checks all of them and what they refer to.
@@ -138,6 +163,15 @@ impl Resources {
     }
 }
 
+fn hasher_of(name: &str, etag: &str) -> SipHasher24 {
+    let mut hasher = SipHasher24::new();
+    hasher.write(name.as_bytes());
+    hasher.write_u8(0);
+    hasher.write(etag.as_bytes());
+    hasher.write_u8(0);
+    hasher
+}
+
 impl View {
     /// Adds a resource, unless something is wrong with it.
     fn read(&mut self, resource: &Resource) -> Result<(), Vec<Refusal>> {
@@ -182,6 +216,15 @@ fn tables_of_one_name(view: &View) -> Vec<Refusal> {
         }
     }
     refusals
+}
+
+/// Returns what a node needs of a resource to count it.
+#[must_use]
+pub fn version_of(resource: &Resource) -> Version {
+    Version {
+        name: name_of(resource).to_owned(),
+        etag: etag_of(resource).to_owned(),
+    }
 }
 
 /// Returns the name of a resource; empty when it is of no kind known here.
@@ -358,5 +401,46 @@ mod tests {
         member.etag = "7-x".into();
         let edited = resources([Kind::Member(member)]).checksum();
         assert!(before != gone && gone != edited);
+    }
+
+    #[test]
+    fn a_resource_of_a_kind_that_is_not_known_counts_as_at_who_knows_it() {
+        let mut route = v1::Route {
+            name: "routes/a".into(),
+            etag: "7-x".into(),
+            ..Default::default()
+        };
+        let registry = resources([
+            Kind::DestinationSet(set("1")),
+            Kind::Route(route.clone()),
+            Kind::Member(router("z", 5060)),
+        ]);
+        let mut node = Resources {
+            generation: 1,
+            ..Resources::default()
+        };
+        for resource in registry.by_name.values() {
+            // As an older version reads a kind that it does not know.
+            let kind = resource.resource.clone();
+            let kind = kind.filter(|kind| !matches!(kind, Kind::Route(_)));
+            let version = version_of(resource);
+            let received = Resource { resource: kind };
+            node.receive(received.clone(), Some(version)).unwrap();
+            assert_eq!(
+                node.clone().receive(received.clone(), None).is_err(),
+                received.resource.is_none()
+            );
+        }
+        assert_eq!(node.position(), registry.position());
+        assert_eq!(node.not_known.keys().collect::<Vec<_>>(), ["routes/a"]);
+
+        route.etag = "8-x".into();
+        let changed = resources([Kind::Route(route)]);
+        assert_ne!(changed.checksum(), {
+            node.by_name.clear();
+            node.checksum()
+        });
+        node.remove("routes/a");
+        assert_eq!(node.checksum(), 0);
     }
 }

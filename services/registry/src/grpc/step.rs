@@ -11,6 +11,8 @@ use crate::state::State;
 /// Most bytes of resources in one part of a snapshot; one resource more than that goes alone. A stream
 /// keeps a buffer of the size of the largest message it ever sent, so parts are small.
 const PART_BYTES_MAX: usize = 1024;
+/// Most names of deleted resources in one part of a snapshot: about as many bytes.
+pub(super) const PART_NAMES_MAX: usize = 16;
 /// Most bytes of a change; more goes as a snapshot, in parts.
 pub(super) const CHANGE_BYTES_MAX: usize = 64 * 1024;
 

@@ -13,13 +13,14 @@ use control::registry::v1::{
     Bookmark, Change, Hello, Position, Resource, Snapshot, SnapshotReason, SyncConfigRequest,
     SyncConfigResponse, sync_config_request, sync_config_response,
 };
+use control::view::version_of;
 use prost::Message;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Face;
 use super::outgoing::{Answers, Outgoing, outgoing};
-use super::step::{CHANGE_BYTES_MAX, Step, parts_of, step};
+use super::step::{CHANGE_BYTES_MAX, PART_NAMES_MAX, Step, parts_of, step};
 use crate::catalog::Catalog;
 use crate::refused::{Refused, invalid};
 use crate::state::State;
@@ -168,7 +169,10 @@ impl Node<'_> {
         };
         for name in touched {
             match state.resources.by_name.get(name) {
-                Some(resource) => change.changed.push(Resource::clone(resource)),
+                Some(resource) => {
+                    change.versions.push(version_of(resource));
+                    change.changed.push(Resource::clone(resource));
+                }
                 None => change.deleted.push(name.to_string()),
             }
         }
@@ -182,22 +186,35 @@ impl Node<'_> {
     }
 
     async fn send_snapshot(&mut self, state: &State, reason: SnapshotReason) -> Result<(), Status> {
-        let mut parts = parts_of(state.resources.by_name.values().map(Arc::as_ref))
-            .into_iter()
-            .peekable();
+        let part = || Snapshot {
+            position: Some(state.position),
+            reason: reason.into(),
+            cluster_key: state.resources.cluster_key.to_vec(),
+            ..Snapshot::default()
+        };
+        let deleted: Vec<_> = state.deleted().collect();
+        for names in deleted.chunks(PART_NAMES_MAX) {
+            let deleted = names.iter().map(ToString::to_string).collect();
+            self.send_part(Snapshot { deleted, ..part() }).await?;
+        }
+        let parts = parts_of(state.resources.by_name.values().map(Arc::as_ref));
+        let mut parts = parts.into_iter().peekable();
         while let Some(resources) = parts.next() {
-            let part = Snapshot {
-                position: Some(state.position),
-                reason: reason.into(),
-                cluster_key: state.resources.cluster_key.to_vec(),
+            self.send_part(Snapshot {
+                versions: resources.iter().copied().map(version_of).collect(),
                 resources: resources.into_iter().cloned().collect(),
                 complete: parts.peek().is_none(),
-            };
-            self.send(sync_config_response::Message::Snapshot(part))
-                .await?;
+                ..part()
+            })
+            .await?;
         }
         self.now_at(state);
         Ok(())
+    }
+
+    async fn send_part(&self, part: Snapshot) -> Result<(), Status> {
+        self.send(sync_config_response::Message::Snapshot(part))
+            .await
     }
 
     fn now_at(&mut self, state: &State) {
@@ -217,12 +234,16 @@ impl Node<'_> {
             Some(sync_config_request::Message::Nack(nack)) if nack.position == self.sent => {
                 status.refused(nack)
             }
+            Some(sync_config_request::Message::Report(report)) => {
+                status.reported(report);
+                return Ok(());
+            }
             // An answer to what was sent before, on an earlier stream perhaps.
             Some(sync_config_request::Message::Ack(_) | sync_config_request::Message::Nack(_)) => {
                 return Ok(());
             }
             Some(sync_config_request::Message::Hello(_)) | None => {
-                return Err(invalid("", "message", "must be Ack or Nack").into());
+                return Err(invalid("", "message", "must be Ack, Nack or Report").into());
             }
         }
         self.owes_answer = false;

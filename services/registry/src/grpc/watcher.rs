@@ -171,9 +171,9 @@ impl Watcher<'_> {
             let part = Snapshot {
                 position: Some(state.position),
                 reason: reason.into(),
-                cluster_key: Vec::new(),
                 resources: resources.into_iter().cloned().collect(),
                 complete: parts.peek().is_none(),
+                ..Snapshot::default()
             };
             self.send(watch_response::Message::Snapshot(part)).await?;
         }

@@ -142,7 +142,7 @@ pub(crate) fn node(id: &str, registry: &Running, state_dir: &Path) -> NodeConfig
 }
 
 pub(crate) async fn session(config: NodeConfig) -> NodeSession {
-    NodeSession::start(config, Box::new(|_: &View| Ok(())))
+    NodeSession::start(config, Box::new(|_: &View| Ok(Vec::new())))
         .await
         .unwrap()
 }
