@@ -7,6 +7,7 @@ mod egress;
 mod figures;
 mod handle;
 mod keys;
+mod live;
 mod metrics;
 mod owners;
 mod process;

@@ -256,9 +256,11 @@ impl Follower {
                 Name::Destination { set, .. } => all.by_name.contains_key(&Name::Set(set.clone())),
                 Name::Cell(_)
                 | Name::Member(_)
+                | Name::Profile(_)
                 | Name::Route(_)
                 | Name::Set(_)
-                | Name::Table(_) => true,
+                | Name::Table(_)
+                | Name::Trunk(_) => true,
             };
             if fits {
                 all.by_name.insert(Arc::clone(name), Arc::clone(resource));
@@ -322,7 +324,9 @@ fn answers_probes(resource: &v1::Resource) -> bool {
             resource::Resource::Cell(_)
             | resource::Resource::DestinationSet(_)
             | resource::Resource::Route(_)
-            | resource::Resource::TableDefinition(_),
+            | resource::Resource::TableDefinition(_)
+            | resource::Resource::Trunk(_)
+            | resource::Resource::Profile(_),
         )
         | None => false,
     }
