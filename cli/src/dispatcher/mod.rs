@@ -195,7 +195,9 @@ fn listed(all: &[Item]) -> Vec<Destination> {
             | Known::DestinationSet(_)
             | Known::Route(_)
             | Known::Cell(_)
-            | Known::TableDefinition(_),
+            | Known::TableDefinition(_)
+            | Known::Trunk(_)
+            | Known::Profile(_),
         )
         | None => None,
     });

@@ -23,7 +23,7 @@ A file holds one resource a document; the name tells the kind, fields are those 
   - set: sets/2
 
 Up to 60 resources are applied as one, or not at all. More are checked as a whole and then sent in
-an order in which nothing refers to what is not there yet: sets, destinations, routes.
+an order in which nothing refers to what is not there yet: trunks, sets, destinations, routes.
 
 Examples:
   tandem apply -f routes.yaml              make it so

@@ -7,7 +7,7 @@ use crate::exit::Exit;
 use crate::registry::{Registry, Target};
 
 pub(super) const EXAMPLES: &str = "\
-Kinds: members, cells, tables, sets, destinations, routes; all for all of them
+Kinds: members, cells, tables, trunks, profiles, sets, destinations, routes; all for all of them
 
 Examples:
   tandem get members                     who is in the cluster, and alive

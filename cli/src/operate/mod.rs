@@ -214,7 +214,11 @@ mod tests {
         }
         assert_eq!(kind_and_name("sets", None).unwrap().1, None);
         for (kind, name, said) in [
-            ("trees", None, "there are members, cells, tables, sets"),
+            (
+                "trees",
+                None,
+                "there are members, cells, tables, trunks, profiles, sets",
+            ),
             ("routes", Some("sets/1"), "sets/1 is none of the routes"),
             ("destinations", Some("a"), "must be cells/ID"),
             ("routes", Some("A"), "an id is 1 to 63"),

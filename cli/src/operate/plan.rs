@@ -12,7 +12,7 @@ use crate::resource::{Item, Kind};
 /// Most resources in one request, which is done as one or not at all.
 pub(crate) const BATCH_MAX: usize = 60;
 
-/// Puts what is to be made into requests: members, cells, tables; sets; destinations; routes.
+/// Puts what is to be made into requests: members, cells, tables, trunks, profiles; sets; destinations; routes.
 pub(super) fn making<T>(mut wanted: Vec<T>, kind: impl Fn(&T) -> &'static Kind) -> Vec<Vec<T>> {
     // The sort is stable: within a kind, as the files have it.
     wanted.sort_by_key(|one| kind(one).rank);

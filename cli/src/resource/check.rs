@@ -187,7 +187,7 @@ mod tests {
             ),
             [
                 "match.calledPrefix: is no text as it stands here: put it in quotes",
-                "match.x: RouteMatch has no such field; it has domain, calledPrefix, callingPrefix, source",
+                "match.x: RouteMatch has no such field; it has domain, calledPrefix, callingPrefix, source, trunk",
                 "results: must be a list: \"- \" before each",
             ]
         );

@@ -368,7 +368,7 @@ mod tests {
             problems("name: route/a\n"),
             [
                 "f.yaml:1: document 1 (route/a): name: must be cells/ID, members/ID, sets/ID, \
-                 sets/SET/destinations/ID, routes/ID or tables/ID"
+                 sets/SET/destinations/ID, routes/ID, tables/ID, trunks/ID or profiles/KIND"
             ]
         );
         let said = problems("name: routes/a\nx: [1\n---\n");

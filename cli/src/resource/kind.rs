@@ -24,7 +24,7 @@ pub(crate) struct Kind {
 /// Message, collection, rank, columns.
 type Row = (&'static str, &'static str, u8, &'static [&'static str]);
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 8] = [
     (
         "Member",
         "members",
@@ -37,6 +37,13 @@ const ROWS: [Row; 6] = [
         "tables",
         0,
         &["table", "autoexpire", "replicate", "entries_max"],
+    ),
+    ("Trunk", "trunks", 0, &["display_name", "networks"]),
+    (
+        "Profile",
+        "profiles",
+        0,
+        &["log_filter", "drain_timeout", "uri_first_response"],
     ),
     (
         "DestinationSet",
@@ -90,10 +97,12 @@ impl Kind {
         let collection = match name {
             Name::Cell(_) => "cells",
             Name::Member(_) => "members",
+            Name::Profile(_) => "profiles",
             Name::Route(_) => "routes",
             Name::Set(_) => "sets",
             Name::Destination { .. } => "destinations",
             Name::Table(_) => "tables",
+            Name::Trunk(_) => "trunks",
         };
         let mut all = KINDS.iter();
         all.find(|kind| kind.collection == collection)
@@ -167,6 +176,8 @@ mod tests {
             ("set", "DestinationSet"),
             ("DestinationSet", "DestinationSet"),
             ("tables", "TableDefinition"),
+            ("trunk", "Trunk"),
+            ("profiles", "Profile"),
         ] {
             assert_eq!(Kind::called(word).unwrap().title(), title);
         }

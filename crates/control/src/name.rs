@@ -1,5 +1,5 @@
 //! Resource names: `cells/a`, `members/a`, `sets/1`, `sets/1/destinations/a`, `routes/a`,
-//! `tables/a`.
+//! `tables/a`, `trunks/a`, `profiles/sbc`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +14,8 @@ pub enum Name {
     Cell(String),
     /// `members/{id}`
     Member(String),
+    /// `profiles/{kind}`
+    Profile(String),
     /// `routes/{id}`
     Route(String),
     /// `sets/{id}`
@@ -27,6 +29,8 @@ pub enum Name {
     },
     /// `tables/{id}`
     Table(String),
+    /// `trunks/{id}`
+    Trunk(String),
 }
 
 /// Why a text is no resource name.
@@ -34,7 +38,8 @@ pub enum Name {
 pub enum NameError {
     /// Another shape than these.
     #[error(
-        "must be cells/ID, members/ID, sets/ID, sets/SET/destinations/ID, routes/ID or tables/ID"
+        "must be cells/ID, members/ID, sets/ID, sets/SET/destinations/ID, routes/ID, tables/ID, \
+         trunks/ID or profiles/KIND"
     )]
     Shape,
     /// An id with other characters, or too long, or empty.
@@ -49,10 +54,12 @@ impl Name {
         match self {
             Self::Cell(id)
             | Self::Member(id)
+            | Self::Profile(id)
             | Self::Route(id)
             | Self::Set(id)
             | Self::Destination { id, .. }
-            | Self::Table(id) => id,
+            | Self::Table(id)
+            | Self::Trunk(id) => id,
         }
     }
 }
@@ -79,8 +86,10 @@ impl FromStr for Name {
         let name = match parts[..] {
             ["cells", id] => Self::Cell(id.to_owned()),
             ["members", id] => Self::Member(id.to_owned()),
+            ["profiles", id] => Self::Profile(id.to_owned()),
             ["routes", id] => Self::Route(id.to_owned()),
             ["tables", id] => Self::Table(id.to_owned()),
+            ["trunks", id] => Self::Trunk(id.to_owned()),
             ["sets", id] => Self::Set(id.to_owned()),
             ["sets", set, "destinations", id] => {
                 check_id(set)?;
@@ -101,8 +110,10 @@ impl fmt::Display for Name {
         match self {
             Self::Cell(id) => write!(f, "cells/{id}"),
             Self::Member(id) => write!(f, "members/{id}"),
+            Self::Profile(id) => write!(f, "profiles/{id}"),
             Self::Route(id) => write!(f, "routes/{id}"),
             Self::Table(id) => write!(f, "tables/{id}"),
+            Self::Trunk(id) => write!(f, "trunks/{id}"),
             Self::Set(id) => write!(f, "sets/{id}"),
             Self::Destination { set, id } => write!(f, "sets/{set}/destinations/{id}"),
         }
@@ -122,6 +133,8 @@ mod tests {
             "sets/1/destinations/router-a",
             "routes/0",
             "tables/bans",
+            "trunks/carrier-1",
+            "profiles/sbc",
         ] {
             assert_eq!(text.parse::<Name>().unwrap().to_string(), text);
         }

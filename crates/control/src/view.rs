@@ -4,6 +4,9 @@
 //! every node that has the same generation sees the same order.
 
 mod convert;
+mod fields;
+mod limits;
+mod networks;
 mod resources;
 mod selector;
 
@@ -16,6 +19,8 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 
 pub use convert::{NotANetwork, NotANotificationAddress, Refusal};
 pub use dispatch::Algorithm;
+pub use fields::{Field, fields};
+pub use networks::Networks;
 pub use resources::{Resources, check, etag_of, name_of, version_of};
 pub use selector::{Conditions, Selector, SelectorRule};
 
@@ -45,6 +50,10 @@ pub struct View {
     pub routes: Vec<Route>,
     /// The tables that routers hold; no two of the same name on the bus.
     pub tables: Vec<TableDefinition>,
+    /// The carriers and IPBXs that may send to SBCs.
+    pub trunks: Vec<Trunk>,
+    /// What somebody set for all nodes of a kind.
+    pub profiles: Vec<Profile>,
 }
 
 /// Slots of a cell's dialog table unless an operator says otherwise: Kamailio's default.
@@ -120,6 +129,16 @@ impl MemberKind {
     #[must_use]
     pub fn is_router(self) -> bool {
         matches!(self, Self::Router | Self::StockRouter)
+    }
+
+    /// Returns the id of the profile of its nodes; a Kamailio has none.
+    #[must_use]
+    pub fn profile(self) -> Option<&'static str> {
+        match self {
+            Self::Sbc => Some("sbc"),
+            Self::Router => Some("router"),
+            Self::StockRouter => None,
+        }
     }
 }
 
@@ -303,6 +322,8 @@ pub struct RouteMatch {
     pub calling_prefix: String,
     /// The first sender.
     pub source: Option<Network>,
+    /// Id of the trunk that the first sender is of.
+    pub trunk: Option<String>,
 }
 
 /// Where a request goes next.
@@ -355,7 +376,47 @@ pub struct TableDefinition {
     pub entries_max: u32,
 }
 
+/// A carrier or an IPBX: who may send to SBCs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trunk {
+    /// Its id.
+    pub id: String,
+    /// What people call it; may be empty.
+    pub display_name: String,
+    /// Where it sends from; never empty.
+    pub networks: Vec<Network>,
+}
+
+/// What is set for all nodes of a kind. What is absent is each node's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Its id: [`MemberKind::profile`] of the nodes that it is for.
+    pub id: String,
+    /// What is logged: a level, or levels by target.
+    pub log_filter: Option<String>,
+    /// How long a node that was told to end waits for what goes on.
+    pub drain_timeout: Option<Duration>,
+    /// How long a next hop that a route names by URI may say nothing. Routers only.
+    pub uri_first_response: Option<Duration>,
+}
+
 impl View {
+    /// Returns what is set for all nodes of a kind; `None` when nobody described it.
+    #[must_use]
+    pub fn profile(&self, kind: MemberKind) -> Option<&Profile> {
+        let id = kind.profile()?;
+        self.profiles.iter().find(|profile| profile.id == id)
+    }
+
+    /// Returns a trunk by id.
+    #[must_use]
+    pub fn trunk(&self, id: &str) -> Option<&Trunk> {
+        self.trunks
+            .binary_search_by(|trunk| trunk.id.as_str().cmp(id))
+            .ok()
+            .map(|i| &self.trunks[i])
+    }
+
     /// Returns a cell by id: one with the defaults when nobody described it.
     #[must_use]
     pub fn cell(&self, id: &str) -> Cell {

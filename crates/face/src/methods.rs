@@ -81,6 +81,20 @@ const TABLE: &[(&str, &[Row])] = &[
         ("UpdateTableDefinition", OPERATOR, "table_definition.name"),
         ("DeleteTableDefinition", OPERATOR, "name"),
     ]),
+    ("tandem.registry.v1.TrunkService", &[
+        ("GetTrunk", VIEWER, "name"),
+        ("ListTrunks", VIEWER, ""),
+        ("CreateTrunk", OPERATOR, "trunk.name"),
+        ("UpdateTrunk", OPERATOR, "trunk.name"),
+        ("DeleteTrunk", OPERATOR, "name"),
+    ]),
+    ("tandem.registry.v1.ProfileService", &[
+        ("GetProfile", VIEWER, "name"),
+        ("ListProfiles", VIEWER, ""),
+        ("CreateProfile", OPERATOR, "profile.name"),
+        ("UpdateProfile", OPERATOR, "profile.name"),
+        ("DeleteProfile", OPERATOR, "name"),
+    ]),
     ("tandem.registry.v1.ApplyService", &[
         ("ApplyResources", OPERATOR, "resources.*.name deletes"),
     ]),

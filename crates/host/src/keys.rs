@@ -95,7 +95,8 @@ const KEYS: &[Key] = &[
     ),
     Key::new(
         "sip.allow",
-        "Networks that may send SIP besides the cluster's members; at the SBC carriers and IPBXs",
+        "Networks that may send SIP besides the cluster's members; at the SBC carriers and IPBXs, \
+         besides those that the registry lists as trunks",
     )
     .unit("networks, such as 192.0.2.0/24")
     .wrong(
@@ -151,7 +152,10 @@ const KEYS: &[Key] = &[
     .unit("address with port, TCP")
     .default("LOOPBACK:7482, LOOPBACK:7481")
     .wrong("On another address than loopback anybody who reaches it reads the metrics"),
-    Key::new("log.filter", "What is logged, to standard error")
+    Key::new(
+        "log.filter",
+        "What is logged, to standard error, unless the profile in the registry says otherwise",
+    )
         .unit("level, or such as info,tandem_sbc=debug")
         .default("info")
         .wrong(
@@ -164,7 +168,8 @@ const KEYS: &[Key] = &[
         .wrong("Whoever collects the lines cannot take them apart"),
     Key::new(
         "drain_timeout",
-        "How long SIGTERM waits: a router for its transactions, an SBC for its dialogs too",
+        "How long SIGTERM waits, unless the profile in the registry says otherwise: a router for its \
+         transactions, an SBC for its dialogs too",
     )
     .unit("duration")
     .default("30s")

@@ -8,6 +8,7 @@ mod egress;
 mod figures;
 mod handle;
 mod keys;
+mod live;
 mod metrics;
 mod owners;
 mod process;

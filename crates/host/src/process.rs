@@ -23,6 +23,7 @@ use crate::drain::{self, Drain, DrainedBy};
 use crate::figures::Figures;
 use crate::handle::Handle;
 use crate::keys::keys;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::records::RecordFile;
 use crate::resolve::{Answer, Name, System, resolve};
@@ -272,6 +273,8 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     };
     let up = *connected.borrow();
     show_health(&readiness, &health, &first, up).await;
+    let mut live = Live::new(&config);
+    live.configure(&config, first.profile(R::KIND));
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -280,6 +283,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
                 let latest = view.borrow_and_update().clone();
                 handle.with_node(|now, node| R::configure(node, now, &latest));
                 keep(&mut addresses, &latest);
+                live.configure(&config, latest.profile(R::KIND));
                 tracing::info!(generation = latest.generation, "configuration in force");
                 let up = *connected.borrow();
                 show_health(&readiness, &health, &latest, up).await;
@@ -298,7 +302,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     readiness.down("calls", "draining");
     health.drain().await;
     handle.with_node(|_, node| R::drain(node, DrainedBy::Signal, true));
-    let deadline = tokio::time::Instant::now() + config.drain_timeout;
+    let deadline = tokio::time::Instant::now() + live.drain_timeout;
     while !R::is_drained(&element) {
         if tokio::time::Instant::now() >= deadline {
             tracing::warn!("drain_timeout has passed; ending what is left");

@@ -3,8 +3,16 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::{self, Handle};
+
+/// Puts another filter in the place of the one in force.
+type Replace = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+/// Set once logging was started.
+static REPLACE: OnceLock<Replace> = OnceLock::new();
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,14 +72,39 @@ impl fmt::Display for Filter {
 /// Starts logging for the whole process. Only the first call has an effect, so that several
 /// services can live in one process.
 pub fn start(filter: &Filter, format: Format) {
-    let builder = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_env_filter(EnvFilter::new(&filter.0));
-    // An error means that logging was started before.
-    let _started_before = match format {
-        Format::Text => builder.try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+    let builder = tracing_subscriber::fmt().with_writer(io::stderr);
+    let filter = EnvFilter::new(&filter.0);
+    let (started, replace) = match format {
+        Format::Text => {
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
+            let replace = replace_by(builder.reload_handle());
+            (builder.try_init(), replace)
+        }
+        Format::Json => {
+            let builder = builder.json().flatten_event(true).with_env_filter(filter);
+            let builder = builder.with_filter_reloading();
+            let replace = replace_by(builder.reload_handle());
+            (builder.try_init(), replace)
+        }
     };
+    // An error means that logging was started before, by us or by who runs us.
+    if started.is_ok() {
+        REPLACE.get_or_init(|| replace);
+    }
+}
+
+fn replace_by<S: 'static>(handle: Handle<EnvFilter, S>) -> Replace {
+    Box::new(move |filter| handle.reload(filter))
+}
+
+/// Lets something else through from now on, in the whole process. Without effect where [`start`] had
+/// none.
+pub fn change(filter: &Filter) {
+    if let Some(replace) = REPLACE.get()
+        && let Err(error) = replace(EnvFilter::new(&filter.0))
+    {
+        tracing::warn!(%error, "what is logged could not be changed");
+    }
 }
 
 #[cfg(test)]

@@ -20,9 +20,11 @@ use control::registry::v1::config_service_server::ConfigServiceServer;
 use control::registry::v1::destination_service_server::DestinationServiceServer;
 use control::registry::v1::destination_set_service_server::DestinationSetServiceServer;
 use control::registry::v1::member_service_server::MemberServiceServer;
+use control::registry::v1::profile_service_server::ProfileServiceServer;
 use control::registry::v1::route_service_server::RouteServiceServer;
 use control::registry::v1::status_service_server::StatusServiceServer;
 use control::registry::v1::table_definition_service_server::TableDefinitionServiceServer;
+use control::registry::v1::trunk_service_server::TrunkServiceServer;
 use control::registry::v1::watch_service_server::WatchServiceServer;
 use control::shutdown::Shutdown;
 use face::{FaceConfig, Health};
@@ -57,6 +59,8 @@ pub(crate) async fn serve(
         .add(DestinationServiceServer::new(face.clone()))
         .add(RouteServiceServer::new(face.clone()))
         .add(TableDefinitionServiceServer::new(face.clone()))
+        .add(TrunkServiceServer::new(face.clone()))
+        .add(ProfileServiceServer::new(face.clone()))
         .add(ApplyServiceServer::new(face.clone()))
         .add(WatchServiceServer::new(face.clone()))
         .add(StatusServiceServer::new(face.clone()))

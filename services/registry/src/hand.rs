@@ -124,7 +124,7 @@ fn wish(state: &State, path: &str, wanted: Option<&[u8]>) -> Result<Wish, Vec<Re
 /// Make before break: what is referred to comes first, and goes last.
 fn rank(name: &Name, is_put: bool) -> i8 {
     let rank = match name {
-        Name::Cell(_) | Name::Table(_) => 1,
+        Name::Cell(_) | Name::Profile(_) | Name::Table(_) | Name::Trunk(_) => 1,
         Name::Member(_) => 2,
         Name::Set(_) => 3,
         Name::Destination { .. } => 4,

@@ -43,7 +43,9 @@ impl Collector for FromState {
                             | Kind::DestinationSet(_)
                             | Kind::Destination(_)
                             | Kind::Route(_)
-                            | Kind::TableDefinition(_),
+                            | Kind::TableDefinition(_)
+                            | Kind::Trunk(_)
+                            | Kind::Profile(_),
                         )
                         | None => false,
                     });

@@ -6,7 +6,7 @@ use control::json::DecodeError;
 use control::name::{Name, NameError};
 use control::registry::v1::resource::Resource as Kind;
 use control::registry::v1::{
-    Cell, Destination, DestinationSet, Member, Resource, Route, TableDefinition,
+    Cell, Destination, DestinationSet, Member, Profile, Resource, Route, TableDefinition, Trunk,
 };
 use siphasher::sip::SipHasher24;
 
@@ -121,14 +121,20 @@ managed! {
     Destination, Name::Destination { .. }, |_destination| ();
     Route, Name::Route(_), |_route| ();
     TableDefinition, Name::Table(_), |_table| ();
+    Trunk, Name::Trunk(_), |_trunk| ();
+    Profile, Name::Profile(_), |_profile| ();
 }
 
 /// Returns where below a prefix a resource is stored.
 pub(crate) fn path_of(name: &Name) -> String {
     match name {
-        Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) | Name::Table(_) => {
-            name.to_string()
-        }
+        Name::Cell(_)
+        | Name::Member(_)
+        | Name::Profile(_)
+        | Name::Route(_)
+        | Name::Set(_)
+        | Name::Table(_)
+        | Name::Trunk(_) => name.to_string(),
         Name::Destination { set, id } => format!("sets/{set}/{id}"),
     }
 }
@@ -174,6 +180,8 @@ mod tests {
             ("sets/1/destinations/a", "sets/1/a"),
             ("routes/a", "routes/a"),
             ("tables/a", "tables/a"),
+            ("trunks/a", "trunks/a"),
+            ("profiles/sbc", "profiles/sbc"),
         ] {
             let name: Name = name.parse().unwrap();
             assert_eq!(path_of(&name), path);
@@ -184,7 +192,7 @@ mod tests {
             "sets/1/",
             "sets/1/a/b",
             "sets/1/destinations/a",
-            "profiles/sbc",
+            "secrets/a",
             "",
             "sets/A/a",
         ] {

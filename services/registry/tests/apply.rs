@@ -216,6 +216,8 @@ fn read(name: &str, value: &str) -> Resource {
         ["sets", _] => Kind::DestinationSet(control::json::decode(value).unwrap()),
         ["sets", ..] => Kind::Destination(control::json::decode(value).unwrap()),
         ["routes", _] => Kind::Route(control::json::decode(value).unwrap()),
+        ["trunks", _] => Kind::Trunk(control::json::decode(value).unwrap()),
+        ["profiles", _] => Kind::Profile(control::json::decode(value).unwrap()),
         _ => Kind::TableDefinition(control::json::decode(value).unwrap()),
     };
     as_resource(kind)

@@ -117,7 +117,11 @@ fn variant(resource: &Resource) -> (u32, Option<String>) {
             route_result::NextHop::Set(set) => (route.priority.cast_unsigned(), Some(set)),
             route_result::NextHop::Uri(uri) => panic!("{uri}"),
         },
-        Kind::Cell(_) | Kind::Member(_) | Kind::TableDefinition(_) => panic!("{resource:?}"),
+        Kind::Cell(_)
+        | Kind::Member(_)
+        | Kind::TableDefinition(_)
+        | Kind::Trunk(_)
+        | Kind::Profile(_) => panic!("{resource:?}"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::view::{self as registry, DestinationSet, NextHop, RouteMatch};
+use control::view::{self as registry, DestinationSet, MemberKind, Networks, NextHop, RouteMatch};
 use host::Egress;
 use sip_types::{Message, Uri};
 
@@ -38,6 +38,8 @@ enum Step {
 #[derive(Clone, Debug)]
 struct Rule {
     matches: RouteMatch,
+    /// Where the trunk that is asked for sends from.
+    trunk: Option<Networks>,
     steps: Vec<Step>,
     /// The hops, when none of the steps depends on the call.
     fixed: Option<Arc<[Hop]>>,
@@ -114,8 +116,16 @@ impl Rule {
             Step::Hop(hop) => Some(hop.clone()),
             Step::Set { .. } => None,
         });
+        let trunk = route.matches.trunk.as_ref().map(|id| {
+            let networks = config.trunk(id).into_iter();
+            networks
+                .flat_map(|trunk| &trunk.networks)
+                .copied()
+                .collect()
+        });
         Self {
             matches: route.matches.clone(),
+            trunk,
             fixed: fixed.collect(),
             steps,
         }
@@ -141,6 +151,10 @@ impl Rule {
             && wanted
                 .source
                 .is_none_or(|network| network.contains(first_sender))
+            && self
+                .trunk
+                .as_ref()
+                .is_none_or(|networks| networks.contains(first_sender))
     }
 }
 
@@ -163,7 +177,10 @@ impl Step {
                 },
                 request_uri,
                 headers,
-                first_response: DestinationSet::FIRST_RESPONSE,
+                first_response: config
+                    .profile(MemberKind::Router)
+                    .and_then(|profile| profile.uri_first_response)
+                    .unwrap_or(DestinationSet::FIRST_RESPONSE),
             }),
             NextHop::Set(id) => Self::Set {
                 id: id.clone(),
@@ -244,6 +261,53 @@ mod tests {
             &message,
         )?;
         Some(hops[0].uri.to_string())
+    }
+
+    #[test]
+    fn a_rule_of_a_trunk_applies_to_whoever_sends_from_it() {
+        let matches = RouteMatch {
+            trunk: Some("a".into()),
+            ..Default::default()
+        };
+        let trunk = registry::Trunk {
+            id: "a".into(),
+            display_name: String::new(),
+            networks: ["10.0.0.0/8", "192.0.2.7"]
+                .map(|text| text.parse().unwrap())
+                .into(),
+        };
+        let config = registry::View {
+            routes: vec![route("r", 0, matches, "sip:a")],
+            trunks: vec![trunk],
+            ..Default::default()
+        };
+        let (rules, _) = Rules::new(&config, Egress::Sbc);
+        let from = |sender| decide(&rules, "sip:1@example.com", sender);
+        assert_eq!(from("10.1.2.3").as_deref(), Some("sip:a"));
+        assert_eq!(from("192.0.2.7").as_deref(), Some("sip:a"));
+        assert_eq!(from("192.0.2.8"), None);
+    }
+
+    #[test]
+    fn a_place_that_a_route_names_by_uri_has_the_patience_of_the_profile() {
+        let profile = registry::Profile {
+            id: "router".into(),
+            log_filter: None,
+            drain_timeout: None,
+            uri_first_response: Some(Duration::from_secs(7)),
+        };
+        let mut config = registry::View {
+            routes: vec![route("r", 0, RouteMatch::default(), "sip:a")],
+            ..Default::default()
+        };
+        let patience =
+            |config: &registry::View| match &Rules::new(config, Egress::Sbc).0.rules[0].steps[..] {
+                [Step::Hop(hop)] => hop.first_response,
+                steps => panic!("{steps:?}"),
+            };
+        assert_eq!(patience(&config), DestinationSet::FIRST_RESPONSE);
+        config.profiles = vec![profile];
+        assert_eq!(patience(&config), Duration::from_secs(7));
     }
 
     #[test]

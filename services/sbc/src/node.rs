@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use control::view::{self as registry, DestinationState, Network};
+use control::view::{self as registry, DestinationState, Network, Networks};
 use dispatch::{
     Administrative, Algorithm, ClusterKey, DestinationConfig, DestinationSet, Health, HealthConfig,
     HealthEvent, Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
@@ -44,6 +44,8 @@ pub struct Node {
     health: Health,
     sets: Option<Sets>,
     owners: Owners<Owner>,
+    /// Who may send whatever the registry says.
+    allow: Arc<[Network]>,
     view: View,
     published: bool,
     /// Who wants no new calls here.
@@ -62,7 +64,7 @@ const CHANGES_MAX: usize = 1024;
 
 impl Node {
     /// Creates a node that listens on `listen` (outside, then inside if that is another address) and
-    /// takes SIP from `allow` besides its routers.
+    /// takes SIP from `allow`, and the registry's trunks, besides its routers.
     #[must_use]
     pub fn new(listen: Arc<[SocketAddr]>, allow: Arc<[Network]>, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
@@ -71,7 +73,8 @@ impl Node {
             health: Health::new(HealthConfig::default()),
             sets: None,
             owners: Owners::default(),
-            view: View::empty(listen, allow),
+            view: View::empty(listen, Arc::new(allow.iter().copied().collect())),
+            allow,
             published: false,
             drain: Drain::default(),
             notices: VecDeque::new(),
@@ -107,6 +110,7 @@ impl Node {
         });
         self.drain(DrainedBy::Registry, drained);
         self.note_addresses(config);
+        self.note_senders(config);
         self.view.cluster_key = config.cluster_key;
         self.view.ready = true;
         self.configure_set(now, config);
@@ -205,6 +209,12 @@ impl Node {
         let routers = members.filter(|(_, owner)| matches!(owner, Owner::Router { .. }));
         self.view.members = routers.map(|(address, _)| *address).collect();
         self.view.addresses = Arc::new(self.owners.all());
+    }
+
+    fn note_senders(&mut self, config: &registry::View) {
+        let trunks = config.trunks.iter().flat_map(|trunk| &trunk.networks);
+        let senders: Networks = self.allow.iter().chain(trunks).copied().collect();
+        self.view.allow = Arc::new(senders);
     }
 
     /// Takes no new calls while anybody wants it so.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::view::Network;
+use control::view::Networks;
 use dispatch::{DestinationIndex, SetView};
 use element::FlowId;
 use host::Name;
@@ -43,7 +43,7 @@ pub struct View {
     /// Addresses of routers that are members now: their `X-` headers count.
     pub members: Arc<[SocketAddr]>,
     /// Carriers and IPBXs that may send.
-    pub allow: Arc<[Network]>,
+    pub allow: Arc<Networks>,
     /// The listen address that faces carriers and IPBXs.
     pub outside: FlowId,
     /// The listen address that faces routers; may be the same.
@@ -70,7 +70,7 @@ pub(crate) const PASS_PARAM: &str = "pass";
 impl View {
     /// Returns a view that knows nobody.
     #[must_use]
-    pub fn empty(listen: Arc<[SocketAddr]>, allow: Arc<[Network]>) -> Self {
+    pub fn empty(listen: Arc<[SocketAddr]>, allow: Arc<Networks>) -> Self {
         Self {
             routers: None,
             addresses: Arc::new(Addresses::new()),
@@ -94,12 +94,11 @@ impl View {
         flow == self.inside && self.members.contains(&source)
     }
 
-    /// Tells whether somebody who is no router may send.
+    /// Tells whether somebody may send as a carrier or an IPBX. A member router may not, whatever
+    /// networks its address is in: what it sends counts inside, or not at all.
     #[must_use]
     pub fn allows(&self, source: SocketAddr) -> bool {
-        self.allow
-            .iter()
-            .any(|network| network.contains(source.ip()))
+        self.allow.contains(source.ip()) && !self.members.contains(&source)
     }
 
     /// Returns the best router for a new request, `refused` ones excepted; `turn` counts requests, for

@@ -424,7 +424,9 @@ fn may_answer(resource: &v1::Resource) -> bool {
         Some(
             resource::Resource::Cell(_)
             | resource::Resource::Route(_)
-            | resource::Resource::TableDefinition(_),
+            | resource::Resource::TableDefinition(_)
+            | resource::Resource::Trunk(_)
+            | resource::Resource::Profile(_),
         )
         | None => false,
     }

@@ -1,7 +1,9 @@
 //! From messages to plain types. This is the one place that says which values are good: the registry
 //! refuses a request by it, a node refuses a view by it.
 
+mod profile;
 mod selector;
+mod trunk;
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,6 +11,7 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::limits::{self, Range};
 use super::{
     Algorithm, Cell, Destination, DestinationSet, DestinationState, HASH_SIZE, Liveness, Member,
     MemberKind, MemberState, Network, NextHop, NotificationAddress, Route, RouteMatch, RouteResult,
@@ -16,33 +19,6 @@ use super::{
 };
 use crate::name::{Name, check_id};
 use crate::registry::v1::{self, route_result};
-
-/// Most slots of a cell's dialog table.
-const HASH_SIZE_MAX: u32 = 1 << 20;
-/// Most stock nodes of a cell.
-const STOCK_NODES_MAX: usize = 16;
-/// Most notification addresses of a cell.
-const NOTIFICATION_ADDRESSES_MAX: usize = 16;
-/// Most SIP addresses of a member.
-const SIP_ENDPOINTS_MAX: usize = 8;
-/// Most tags of a member or selector.
-const TAGS_MAX: usize = 32;
-/// Most requests that a destination gets while another gets one.
-const WEIGHT_MAX: u32 = 1000;
-/// Most results of a route.
-const ROUTE_RESULTS_MAX: usize = 16;
-/// Most headers a route result adds.
-const ROUTE_HEADERS_MAX: usize = 16;
-/// Longest name of a table on the bus, in bytes.
-const TABLE_BYTES_MAX: usize = 64;
-/// Most seconds that a key may live: Kamailio's lifetimes are signed 32-bit numbers.
-const AUTOEXPIRE_SECONDS_MAX: u64 = i32::MAX as u64;
-/// Entries of a table unless an operator says otherwise.
-const ENTRIES: u32 = 65_536;
-/// Most entries that a table may be allowed.
-const ENTRIES_MAX: u32 = 1_000_000;
-/// Longest text in any field, in bytes.
-const TEXT_BYTES_MAX: usize = 512;
 
 /// One reason why a resource is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,11 +95,21 @@ impl Check {
         );
     }
 
-    fn text(&mut self, field: &str, text: &str) {
+    fn at_least_one(&mut self, field: &str, count: usize, range: Range<usize>, what: &str) {
         self.unless(
-            text.len() <= TEXT_BYTES_MAX,
+            count >= range.min,
             field,
-            format_args!("longer than {TEXT_BYTES_MAX} bytes"),
+            format_args!("at least one {what} is required"),
+        );
+        self.count(field, count, range.max);
+    }
+
+    fn text(&mut self, field: &str, text: &str) {
+        let max = limits::TEXT_BYTES_MAX;
+        self.unless(
+            text.len() <= max,
+            field,
+            format_args!("longer than {max} bytes"),
         );
         self.unless(
             !text.chars().any(char::is_control),
@@ -143,23 +129,23 @@ impl Check {
         &mut self,
         field: &str,
         value: Option<&prost_types::Duration>,
-        default: Duration,
-        range: (Duration, Duration),
-    ) -> Duration {
-        let Some(value) = value else { return default };
-        let duration = Duration::try_from(*value).unwrap_or(Duration::ZERO);
-        let good = (range.0..=range.1).contains(&duration);
+        range: Range<Duration>,
+    ) -> Option<Duration> {
+        let value = value?;
+        let duration = Duration::try_from(*value).ok();
+        let duration = duration.filter(|duration| range.contains(duration));
         self.unless(
-            good,
+            duration.is_some(),
             field,
-            format_args!("must be {:?} to {:?}", range.0, range.1),
+            format_args!("must be {:?} to {:?}", range.min, range.max),
         );
         duration
     }
 
-    fn range(&mut self, field: &str, value: u32, min: u32, max: u32) -> u32 {
+    fn range(&mut self, field: &str, value: u32, range: Range<u32>) -> u32 {
+        let Range { min, max } = range;
         self.unless(
-            (min..=max).contains(&value),
+            range.contains(&value),
             field,
             format_args!("{value} is not in {min} to {max}"),
         );
@@ -181,12 +167,17 @@ impl TryFrom<&v1::Cell> for Cell {
         let mut check = Check::new(&message.name);
         let id = check.name(&message.name).map(|name| name.id().to_owned());
         let hash_size = message.hash_size.unwrap_or(HASH_SIZE);
+        let Range { min, max } = limits::HASH_SIZE;
         check.unless(
-            hash_size.is_power_of_two() && hash_size <= HASH_SIZE_MAX,
+            hash_size.is_power_of_two() && limits::HASH_SIZE.contains(&hash_size),
             "hash_size",
-            format_args!("{hash_size} is not a power of two in 1 to {HASH_SIZE_MAX}"),
+            format_args!("{hash_size} is not a power of two in {min} to {max}"),
         );
-        check.count("stock_nodes", message.stock_nodes.len(), STOCK_NODES_MAX);
+        check.count(
+            "stock_nodes",
+            message.stock_nodes.len(),
+            limits::STOCK_NODES_MAX,
+        );
         let stock_nodes = message.stock_nodes.iter().enumerate();
         let stock_nodes = stock_nodes
             .filter_map(|(i, text)| check.reachable(&format!("stock_nodes[{i}]"), text))
@@ -194,7 +185,7 @@ impl TryFrom<&v1::Cell> for Cell {
         check.count(
             "notification_addresses",
             message.notification_addresses.len(),
-            NOTIFICATION_ADDRESSES_MAX,
+            limits::NOTIFICATION_ADDRESSES_MAX,
         );
         let addresses = message.notification_addresses.iter().enumerate();
         let notification_addresses = addresses
@@ -222,11 +213,11 @@ impl TryFrom<&v1::Member> for Member {
         let kind = member_kind(message.kind());
         check.unless(kind.is_some(), "kind", "is required");
         let address: Option<IpAddr> = check.parse("address", &message.address, "a numeric address");
-        check.count("sip", message.sip.len(), SIP_ENDPOINTS_MAX);
-        check.unless(
-            !message.sip.is_empty(),
+        check.at_least_one(
             "sip",
-            "at least one SIP address is required",
+            message.sip.len(),
+            limits::SIP_ENDPOINTS,
+            "SIP address",
         );
         let sip = message.sip.iter().enumerate().filter_map(|(i, endpoint)| {
             let field = format!("sip[{i}].address");
@@ -239,12 +230,10 @@ impl TryFrom<&v1::Member> for Member {
             Some(SipEndpoint { side, address })
         });
         let sip = sip.collect();
-        let dmq_port = u16::try_from(message.dmq_port).unwrap_or_else(|_| {
-            check.refuse("dmq_port", "must be 0 to 65535");
-            0
-        });
+        let dmq_port = check.range("dmq_port", message.dmq_port, limits::DMQ_PORT);
+        let dmq_port = u16::try_from(dmq_port).unwrap_or_default();
         let cell = if message.cell.is_empty() {
-            "default"
+            limits::CELL
         } else {
             &message.cell
         };
@@ -294,45 +283,41 @@ impl TryFrom<&v1::DestinationSet> for DestinationSet {
         }
         let selector = message.selector.as_ref();
         let selector = selector.map(|selector| selector::read(&mut check, selector));
-        let ms = Duration::from_millis;
         let first_response = check.duration(
             "first_response",
             message.first_response.as_ref(),
-            Self::FIRST_RESPONSE,
-            (ms(100), ms(32_000)),
+            limits::FIRST_RESPONSE,
         );
         let detect_within = check.duration(
             "detect_within",
             message.detect_within.as_ref(),
-            ms(200),
-            (ms(200), ms(60_000)),
+            limits::DETECT_WITHIN,
         );
         let probe_interval = check.duration(
             "probe_interval",
             message.probe_interval.as_ref(),
-            ms(1_000),
-            (ms(100), ms(600_000)),
+            limits::PROBE_INTERVAL,
         );
+        let failures = message.failures_to_inactive;
         let failures_to_inactive = check.range(
             "failures_to_inactive",
-            message.failures_to_inactive.unwrap_or(1),
-            1,
-            100,
+            failures.unwrap_or(limits::FAILURES_DEFAULT),
+            limits::IN_A_ROW,
         );
+        let successes = message.successes_to_active;
         let successes_to_active = check.range(
             "successes_to_active",
-            message.successes_to_active.unwrap_or(2),
-            1,
-            100,
+            successes.unwrap_or(limits::SUCCESSES_DEFAULT),
+            limits::IN_A_ROW,
         );
         let set = || {
             Some(Self {
                 id: id?,
                 algorithm: algorithm.ok()?,
                 selector,
-                first_response,
-                detect_within,
-                probe_interval,
+                first_response: first_response.unwrap_or(Self::FIRST_RESPONSE),
+                detect_within: detect_within.unwrap_or(limits::DETECT_WITHIN_DEFAULT),
+                probe_interval: probe_interval.unwrap_or(limits::PROBE_INTERVAL_DEFAULT),
                 failures_to_inactive,
                 successes_to_active,
             })
@@ -348,16 +333,15 @@ impl TryFrom<&v1::Destination> for Destination {
         let mut check = Check::new(&message.name);
         let name = match check.name(&message.name) {
             Some(Name::Destination { set, id }) => Some((set, id)),
-            Some(
-                Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) | Name::Table(_),
-            ) => {
+            Some(_) => {
                 check.refuse("name", "must be sets/SET/destinations/ID");
                 None
             }
             None => None,
         };
         check.uri("uri", &message.uri);
-        let weight = check.range("weight", message.weight.unwrap_or(1), 0, WEIGHT_MAX);
+        let weight = message.weight.unwrap_or(limits::WEIGHT_DEFAULT);
+        let weight = check.range("weight", weight, limits::WEIGHT);
         let desired_state = match message.desired_state() {
             v1::DestinationState::Unspecified | v1::DestinationState::Active => {
                 DestinationState::Active
@@ -389,12 +373,12 @@ impl TryFrom<&v1::Route> for Route {
             .as_ref()
             .map(|matches| route_match(&mut check, matches))
             .unwrap_or_default();
-        check.unless(
-            !message.results.is_empty(),
+        check.at_least_one(
             "results",
-            "at least one result is required",
+            message.results.len(),
+            limits::ROUTE_RESULTS,
+            "result",
         );
-        check.count("results", message.results.len(), ROUTE_RESULTS_MAX);
         let results = message.results.iter().enumerate();
         let results = results
             .filter_map(|(i, result)| route_result(&mut check, i, result))
@@ -417,31 +401,32 @@ impl TryFrom<&v1::TableDefinition> for TableDefinition {
         let id = check.name(&message.name).map(|name| name.id().to_owned());
         let table = some(&message.table).or_else(|| id.clone());
         if let Some(table) = &table {
+            let Range { min, max } = limits::TABLE_BYTES;
             check.unless(
                 is_table_name(table),
                 "table",
-                format_args!("{table:?} is not 1 to {TABLE_BYTES_MAX} of A-Z, a-z, 0-9, _ and -"),
+                format_args!("{table:?} is not {min} to {max} of A-Z, a-z, 0-9, _ and -"),
             );
         }
-        let seconds = Duration::from_secs;
-        let autoexpire = message.autoexpire.as_ref().map(|autoexpire| {
-            let range = (seconds(1), seconds(AUTOEXPIRE_SECONDS_MAX));
-            check.duration("autoexpire", Some(autoexpire), range.0, range)
-        });
+        let autoexpire = check.duration(
+            "autoexpire",
+            message.autoexpire.as_ref(),
+            limits::AUTOEXPIRE,
+        );
         check.unless(
             autoexpire.is_none_or(|autoexpire| autoexpire.subsec_nanos() == 0),
             "autoexpire",
             "must be whole seconds: stock nodes know no other",
         );
-        let entries_max = message.entries_max.unwrap_or(ENTRIES);
-        let entries_max = check.range("entries_max", entries_max, 1, ENTRIES_MAX);
+        let entries_max = message.entries_max.unwrap_or(limits::ENTRIES_DEFAULT);
+        let entries_max = check.range("entries_max", entries_max, limits::ENTRIES);
         let definition = || {
             Some(Self {
                 id: id?,
                 table: table?,
                 autoexpire,
-                replicate: message.replicate.unwrap_or(true),
-                update_expire: message.update_expire.unwrap_or(true),
+                replicate: message.replicate.unwrap_or(limits::REPLICATE),
+                update_expire: message.update_expire.unwrap_or(limits::UPDATE_EXPIRE),
                 entries_max,
             })
         };
@@ -455,11 +440,20 @@ fn route_match(check: &mut Check, message: &v1::RouteMatch) -> RouteMatch {
     check.text("match.calling_prefix", &message.calling_prefix);
     let source = some(&message.source)
         .and_then(|text| check.parse("match.source", &text, "an address or a network"));
+    let trunk = some(&message.trunk).and_then(|name| match name.parse() {
+        Ok(Name::Trunk(id)) => Some(id),
+        Ok(_) | Err(_) => {
+            let reason = format_args!("{name:?} is not of the form trunks/ID");
+            check.refuse("match.trunk", reason);
+            None
+        }
+    });
     RouteMatch {
         domain: some(&message.domain.to_ascii_lowercase()),
         called_prefix: message.called_prefix.clone(),
         calling_prefix: message.calling_prefix.clone(),
         source,
+        trunk,
     }
 }
 
@@ -470,7 +464,7 @@ fn route_result(check: &mut Check, i: usize, message: &v1::RouteResult) -> Optio
     check.count(
         &format!("results[{i}].headers"),
         message.headers.len(),
-        ROUTE_HEADERS_MAX,
+        limits::ROUTE_HEADERS_MAX,
     );
     for (n, header) in message.headers.iter().enumerate() {
         let field = format!("results[{i}].headers[{n}]");
@@ -484,14 +478,7 @@ fn route_result(check: &mut Check, i: usize, message: &v1::RouteResult) -> Optio
     let next_hop = match &message.next_hop {
         Some(route_result::NextHop::Set(name)) => match name.parse() {
             Ok(Name::Set(id)) => NextHop::Set(id),
-            Ok(
-                Name::Cell(_)
-                | Name::Member(_)
-                | Name::Route(_)
-                | Name::Destination { .. }
-                | Name::Table(_),
-            )
-            | Err(_) => {
+            Ok(_) | Err(_) => {
                 check.refuse(
                     format!("results[{i}].set"),
                     format_args!("{name:?} is not of the form sets/ID"),
@@ -521,7 +508,7 @@ fn route_result(check: &mut Check, i: usize, message: &v1::RouteResult) -> Optio
 }
 
 fn check_tags(check: &mut Check, field: &str, tags: &[String]) {
-    check.count(field, tags.len(), TAGS_MAX);
+    check.count(field, tags.len(), limits::TAGS_MAX);
     for tag in tags {
         if let Err(error) = check_id(tag) {
             check.refuse(field, format_args!("{tag:?}: {error}"));
@@ -669,7 +656,7 @@ fn is_host_name(text: &str) -> bool {
 }
 
 fn is_table_name(text: &str) -> bool {
-    (1..=TABLE_BYTES_MAX).contains(&text.len())
+    limits::TABLE_BYTES.contains(&text.len())
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')

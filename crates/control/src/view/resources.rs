@@ -8,8 +8,8 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher24;
 
 use super::{
-    CLUSTER_KEY_BYTES, Cell, Destination, DestinationSet, Member, NextHop, Refusal, Route,
-    TableDefinition, View,
+    CLUSTER_KEY_BYTES, Cell, Destination, DestinationSet, Member, NextHop, Profile, Refusal, Route,
+    TableDefinition, Trunk, View,
 };
 use crate::name::Name;
 use crate::registry::v1::resource::Resource as Kind;
@@ -128,19 +128,18 @@ impl Resources {
 
     fn missing_references(&self, view: &View) -> Vec<Refusal> {
         let mut refusals = Vec::new();
-        let mut require = |set: &str, resource: Name, field: String| {
-            if !self.by_name.contains_key(&Name::Set(set.to_owned())) {
-                let reason = format!("sets/{set} does not exist");
+        let mut require = |wanted: Name, resource: Name, field: String| {
+            if !self.by_name.contains_key(&wanted) {
                 refusals.push(Refusal {
                     resource: resource.to_string(),
                     field,
-                    reason,
+                    reason: format!("{wanted} does not exist"),
                 });
             }
         };
         for Destination { set, id, .. } in &view.destinations {
             require(
-                set,
+                Name::Set(set.clone()),
                 Name::Destination {
                     set: set.clone(),
                     id: id.clone(),
@@ -149,10 +148,17 @@ impl Resources {
             );
         }
         for route in &view.routes {
+            if let Some(trunk) = &route.matches.trunk {
+                require(
+                    Name::Trunk(trunk.clone()),
+                    Name::Route(route.id.clone()),
+                    "match.trunk".into(),
+                );
+            }
             for (i, result) in route.results.iter().enumerate() {
                 if let NextHop::Set(set) = &result.next_hop {
                     require(
-                        set,
+                        Name::Set(set.clone()),
                         Name::Route(route.id.clone()),
                         format!("results[{i}].set"),
                     );
@@ -186,6 +192,8 @@ impl View {
             Some(Kind::TableDefinition(table)) => {
                 self.tables.push(TableDefinition::try_from(table)?);
             }
+            Some(Kind::Trunk(trunk)) => self.trunks.push(Trunk::try_from(trunk)?),
+            Some(Kind::Profile(profile)) => self.profiles.push(Profile::try_from(profile)?),
             None => {}
         }
         Ok(())
@@ -237,6 +245,8 @@ pub fn name_of(resource: &Resource) -> &str {
         Some(Kind::Destination(destination)) => &destination.name,
         Some(Kind::Route(route)) => &route.name,
         Some(Kind::TableDefinition(table)) => &table.name,
+        Some(Kind::Trunk(trunk)) => &trunk.name,
+        Some(Kind::Profile(profile)) => &profile.name,
         None => "",
     }
 }
@@ -251,6 +261,8 @@ pub fn etag_of(resource: &Resource) -> &str {
         Some(Kind::Destination(destination)) => &destination.etag,
         Some(Kind::Route(route)) => &route.etag,
         Some(Kind::TableDefinition(table)) => &table.etag,
+        Some(Kind::Trunk(trunk)) => &trunk.etag,
+        Some(Kind::Profile(profile)) => &profile.etag,
         None => "",
     }
 }
@@ -366,6 +378,34 @@ mod tests {
                 "routes/r: results[0].set: sets/3 does not exist",
             ]
         );
+    }
+
+    #[test]
+    fn a_route_needs_the_trunk_that_it_asks_for() {
+        let next_hop = Some(v1::route_result::NextHop::Uri("sip:a".into()));
+        let route = Kind::Route(v1::Route {
+            name: "routes/r".into(),
+            r#match: Some(v1::RouteMatch {
+                trunk: "trunks/a".into(),
+                ..Default::default()
+            }),
+            results: vec![v1::RouteResult {
+                next_hop,
+                ..Default::default()
+            }],
+            ..Default::default()
+        });
+        let trunk = Kind::Trunk(v1::Trunk {
+            name: "trunks/a".into(),
+            networks: vec!["192.0.2.1".into()],
+            ..Default::default()
+        });
+        let view = resources([route.clone(), trunk]).to_view().unwrap();
+        assert_eq!(view.routes[0].matches.trunk.as_deref(), Some("a"));
+        assert!(view.trunk("a").is_some());
+        let refusals = resources([route]).to_view().unwrap_err();
+        let said: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["routes/r: match.trunk: trunks/a does not exist"]);
     }
 
     #[test]

@@ -29,7 +29,12 @@ pub(super) fn warnings(
         let is_touched = touched.iter().any(|touched| match touched {
             Name::Set(id) => *id == set.id,
             Name::Destination { set: of, .. } => *of == set.id,
-            Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Table(_) => false,
+            Name::Cell(_)
+            | Name::Member(_)
+            | Name::Profile(_)
+            | Name::Route(_)
+            | Name::Table(_)
+            | Name::Trunk(_) => false,
         });
         if is_new || is_touched {
             warnings.push(warning(&name, field, reason));

@@ -4,21 +4,26 @@ use control::name::Name;
 use control::registry::v1::cell_service_server::CellService;
 use control::registry::v1::destination_service_server::DestinationService;
 use control::registry::v1::destination_set_service_server::DestinationSetService;
+use control::registry::v1::profile_service_server::ProfileService;
 use control::registry::v1::route_service_server::RouteService;
 use control::registry::v1::table_definition_service_server::TableDefinitionService;
+use control::registry::v1::trunk_service_server::TrunkService;
 use control::registry::v1::{
     Cell, CreateCellRequest, CreateDestinationRequest, CreateDestinationSetRequest,
-    CreateRouteRequest, CreateTableDefinitionRequest, DeleteCellRequest, DeleteCellResponse,
-    DeleteDestinationRequest, DeleteDestinationResponse, DeleteDestinationSetRequest,
-    DeleteDestinationSetResponse, DeleteRouteRequest, DeleteRouteResponse,
-    DeleteTableDefinitionRequest, DeleteTableDefinitionResponse, Destination, DestinationSet,
-    GetCellRequest, GetDestinationRequest, GetDestinationSetRequest, GetRouteRequest,
-    GetTableDefinitionRequest, ListCellsRequest, ListCellsResponse, ListDestinationSetsRequest,
-    ListDestinationSetsResponse, ListDestinationsRequest, ListDestinationsResponse,
+    CreateProfileRequest, CreateRouteRequest, CreateTableDefinitionRequest, CreateTrunkRequest,
+    DeleteCellRequest, DeleteCellResponse, DeleteDestinationRequest, DeleteDestinationResponse,
+    DeleteDestinationSetRequest, DeleteDestinationSetResponse, DeleteProfileRequest,
+    DeleteProfileResponse, DeleteRouteRequest, DeleteRouteResponse, DeleteTableDefinitionRequest,
+    DeleteTableDefinitionResponse, DeleteTrunkRequest, DeleteTrunkResponse, Destination,
+    DestinationSet, GetCellRequest, GetDestinationRequest, GetDestinationSetRequest,
+    GetProfileRequest, GetRouteRequest, GetTableDefinitionRequest, GetTrunkRequest,
+    ListCellsRequest, ListCellsResponse, ListDestinationSetsRequest, ListDestinationSetsResponse,
+    ListDestinationsRequest, ListDestinationsResponse, ListProfilesRequest, ListProfilesResponse,
     ListRoutesRequest, ListRoutesResponse, ListTableDefinitionsRequest,
-    ListTableDefinitionsResponse, Route, TableDefinition, UpdateCellRequest,
-    UpdateDestinationRequest, UpdateDestinationSetRequest, UpdateRouteRequest,
-    UpdateTableDefinitionRequest,
+    ListTableDefinitionsResponse, ListTrunksRequest, ListTrunksResponse, Profile, Route,
+    TableDefinition, Trunk, UpdateCellRequest, UpdateDestinationRequest,
+    UpdateDestinationSetRequest, UpdateProfileRequest, UpdateRouteRequest,
+    UpdateTableDefinitionRequest, UpdateTrunkRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -106,7 +111,13 @@ fn of_parent(
         Name::Destination { set, .. } => parent
             .as_ref()
             .is_none_or(|parent| *parent == format!("sets/{set}")),
-        Name::Cell(_) | Name::Member(_) | Name::Route(_) | Name::Set(_) | Name::Table(_) => false,
+        Name::Cell(_)
+        | Name::Member(_)
+        | Name::Profile(_)
+        | Name::Route(_)
+        | Name::Set(_)
+        | Name::Table(_)
+        | Name::Trunk(_) => false,
     })
 }
 
@@ -144,6 +155,24 @@ serves! {
     create_table_definition(CreateTableDefinitionRequest)
     update_table_definition(UpdateTableDefinitionRequest)
     delete_table_definition(DeleteTableDefinitionRequest) -> DeleteTableDefinitionResponse;
+}
+
+serves! {
+    TrunkService: Trunk as trunk, trunks;
+    get_trunk(GetTrunkRequest)
+    list_trunks(ListTrunksRequest) -> ListTrunksResponse, all::<Trunk, _>;
+    create_trunk(CreateTrunkRequest)
+    update_trunk(UpdateTrunkRequest)
+    delete_trunk(DeleteTrunkRequest) -> DeleteTrunkResponse;
+}
+
+serves! {
+    ProfileService: Profile as profile, profiles;
+    get_profile(GetProfileRequest)
+    list_profiles(ListProfilesRequest) -> ListProfilesResponse, all::<Profile, _>;
+    create_profile(CreateProfileRequest)
+    update_profile(UpdateProfileRequest)
+    delete_profile(DeleteProfileRequest) -> DeleteProfileResponse;
 }
 
 serves! {

@@ -129,13 +129,7 @@ fn what_is_wrong_is_explained_by_its_field_and_nothing_of_it_counts() {
 
 #[test]
 fn a_key_of_no_resource_is_a_fault() {
-    for path in [
-        "profiles/sbc",
-        "sets",
-        "sets/A",
-        "sets/1/destinations/a",
-        "x",
-    ] {
+    for path in ["secrets/a", "sets", "sets/A", "sets/1/destinations/a", "x"] {
         let state = settle_all(by_hand(&settled(&[SET_1]), path, Some("{}")));
         assert_eq!(faults(&state), [(path.to_owned(), vec![String::new()])]);
     }

@@ -155,6 +155,28 @@ pub(crate) const WRONG: &[(&str, &str, &str)] = &[
         r#"{"name":"routes/a","match":{"domain":"a\nb"},"results":[{"set":"sets/1"}]}"#,
         "match.domain",
     ),
+    (
+        "routes/a",
+        r#"{"name":"routes/a","match":{"trunk":"a"},"results":[{"set":"sets/1"}]}"#,
+        "match.trunk",
+    ),
+    ("trunks/a", r#"{"name":"trunks/a"}"#, "networks"),
+    (
+        "trunks/a",
+        r#"{"name":"trunks/a","networks":["::1","all"]}"#,
+        "networks[1]",
+    ),
+    ("profiles/a", r#"{"name":"profiles/a"}"#, "name"),
+    (
+        "profiles/sbc",
+        r#"{"name":"profiles/sbc","logFilter":"loud"}"#,
+        "log_filter",
+    ),
+    (
+        "profiles/sbc",
+        r#"{"name":"profiles/sbc","drainTimeout":"0s"}"#,
+        "drain_timeout",
+    ),
     ("tables/a", r#"{"name":"tables/a","table":"a b"}"#, "table"),
     (
         "tables/a",

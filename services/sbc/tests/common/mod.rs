@@ -19,6 +19,8 @@ pub(crate) struct Bench {
     pub(crate) turn: Turn,
     pub(crate) now: Instant,
     pub(crate) router: SocketAddr,
+    /// What the registry says.
+    pub(crate) view: View,
 }
 
 #[derive(Default)]
@@ -101,10 +103,19 @@ impl Bench {
             turn: Turn::new(),
             now,
             router,
+            view,
         };
         bench.sbc.with_node(now, &mut bench.turn, |_| ());
         bench.flush();
         bench
+    }
+
+    /// Puts what `view` says now in force.
+    pub(crate) fn configure(&mut self) {
+        let view = &self.view;
+        let configure = |node: &mut Node| node.configure(self.now, view);
+        self.sbc.with_node(self.now, &mut self.turn, configure);
+        self.flush();
     }
 
     pub(crate) fn flush(&mut self) -> Vec<(SocketAddr, String)> {
@@ -134,7 +145,7 @@ impl Bench {
         self.carrier_request_of("x", method)
     }
 
-    fn carrier_request_of(&self, call_id: &str, method: &str) -> String {
+    pub(crate) fn carrier_request_of(&self, call_id: &str, method: &str) -> String {
         format!(
             "{method} sip:1@127.0.0.20 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.10:5060;branch=z9hG4bKc{call_id}\r\n\
              From: <sip:a@a>;tag=a\r\nTo: <sip:b@b>\r\nCall-ID: {call_id}\r\nCSeq: 1 {method}\r\n\

@@ -1,12 +1,9 @@
 //! Which selectors are good.
 
-use super::{Check, WEIGHT_MAX, check_tags, member_kind, some};
+use super::{Check, check_tags, limits, member_kind, some};
 use crate::name::check_id;
 use crate::registry::v1;
 use crate::view::{Conditions, Selector, SelectorRule};
-
-/// Most rules of a selector.
-const RULES_MAX: usize = 16;
 
 /// Reads a set's selector; what is wrong with it goes to `check`.
 pub(super) fn read(check: &mut Check, message: &v1::MemberSelector) -> Selector {
@@ -18,7 +15,7 @@ pub(super) fn read(check: &mut Check, message: &v1::MemberSelector) -> Selector 
         ..
     } = message;
     let conditions = conditions(check, "selector", cell, zone, tags);
-    check.count("selector.rules", rules.len(), RULES_MAX);
+    check.count("selector.rules", rules.len(), limits::RULES_MAX);
     let rules = rules.iter().enumerate();
     let rules = rules.map(|(i, message)| rule(check, &format!("selector.rules[{i}]"), message));
     Selector {
@@ -40,7 +37,11 @@ fn rule(check: &mut Check, at: &str, message: &v1::SelectorRule) -> SelectorRule
     SelectorRule {
         conditions: conditions(check, at, cell, zone, tags),
         priority: *priority,
-        weight: check.range(&field, weight.unwrap_or(1), 0, WEIGHT_MAX),
+        weight: check.range(
+            &field,
+            weight.unwrap_or(limits::WEIGHT_DEFAULT),
+            limits::WEIGHT,
+        ),
     }
 }
 

@@ -1,0 +1,85 @@
+//! A router obeys the profile of its kind while it runs. A test file of its own: a process has one log.
+
+#![allow(clippy::unwrap_used, reason = "a test: panics are its verdict")]
+
+use std::time::{Duration, Instant};
+
+use control::registry::v1::profile_service_client::ProfileServiceClient;
+use control::registry::v1::{CreateProfileRequest, DeleteProfileRequest, Profile};
+use control::shutdown::Shutdown;
+use tandem_router::Router;
+use telemetry::logs;
+use tempfile::TempDir;
+use tokio::time::sleep;
+use tonic::transport::{Channel, Endpoint};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn connect(address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match endpoint.connect().await {
+            Ok(channel) => return channel,
+            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_logged_follows_the_profile() {
+    let directory = TempDir::new().unwrap();
+    let shutdown = Shutdown::new();
+    let mut config = tandem_registry::Config::at("127.9.77.1".parse().unwrap());
+    config.state_dir = directory.path().join("registry");
+    tokio::spawn(tandem_registry::run(config, shutdown.clone()));
+    let mut profiles = ProfileServiceClient::new(connect("127.9.77.1:7400").await);
+
+    let state = directory.path().join("router");
+    let arguments = [
+        "router",
+        "--address=127.9.77.31",
+        "--registry=127.9.77.1:7400",
+        "--state-dir",
+        state.to_str().unwrap(),
+        "--workers=1",
+        "--drain-timeout=1s",
+        "--log-filter=error",
+    ];
+    let matches = host::command::<Router>().get_matches_from(arguments);
+    let defaults = <Router as host::Role>::defaults();
+    let (config, _) = host::HostConfig::gather(&defaults, &matches).unwrap();
+    logs::start(&config.filter, config.format);
+    tokio::spawn(host::run::<Router>(config, shutdown.clone()));
+    connect("127.9.77.31:7401").await;
+
+    let logged = || tracing::enabled!(target: "of_this_test", tracing::Level::DEBUG);
+    assert!(!logged());
+    let profile = Profile {
+        name: "profiles/router".into(),
+        log_filter: "error,of_this_test=debug".into(),
+        ..Profile::default()
+    };
+    let request = CreateProfileRequest {
+        profile: Some(profile),
+        ..CreateProfileRequest::default()
+    };
+    profiles.create_profile(request).await.unwrap();
+    until("the profile is in force", logged).await;
+    let request = DeleteProfileRequest {
+        name: "profiles/router".into(),
+        ..DeleteProfileRequest::default()
+    };
+    profiles.delete_profile(request).await.unwrap();
+    until("the node's own word is in force again", || !logged()).await;
+    shutdown.cancel();
+}
