@@ -24,6 +24,7 @@ pub use record::{
     Text, Variable,
 };
 pub use replica::{
-    Change, Key, Origin, RECORDS_DUE_MAX, Record, Replica, TOMBSTONE_MAX, TOMBSTONE_MIN, TOMBSTONES_MAX,
+    Change, Key, Origin, RECORDS_DUE_MAX, Record, Replica, TOMBSTONE_MAX, TOMBSTONE_MIN,
+    TOMBSTONES_MAX,
 };
 pub use replication::{CellConfig, Replication, ReplicationConfig};

@@ -21,14 +21,16 @@ use rand::{RngCore, SeedableRng};
 use store::{CommitError, Health, Listing, Point, Store, StoreError, WatchError, Write};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
+use tonic::Code;
 
-use crate::hand::settle;
+use crate::hand::{Next, Round, settle};
 use crate::refused::Refused;
-use crate::resource::{ACCEPTED, CONFIG};
+use crate::resource::{ACCEPTED, CONFIG, name_of_path};
 use crate::state::State;
 use crate::statuses::Statuses;
+use crate::written::FAULTS;
 
-pub(crate) use decide::{Edit, Mode, What, forget, join, parse};
+pub(crate) use decide::{Edit, Mode, Node, What, forget, join, parse};
 pub(crate) use read::find;
 pub(crate) use requests::{Done, RequestId};
 
@@ -110,25 +112,29 @@ impl Catalog {
     /// wrote while no registry was there is settled before anything is served, and so is a store of
     /// an earlier version, in which everything seems to be written by hand.
     pub(crate) async fn open(store: Arc<dyn Store>, cluster: String) -> Result<Self, CatalogError> {
+        let mut round = Round::default();
         let state = loop {
             let listing = list(&*store).await?;
             let (writes, state) = match cluster_key(&listing) {
                 None => (first_writes(), None),
                 Some(_) => {
                     let state = read(&listing)?;
-                    (settle(&state, SystemTime::now()), Some(state))
+                    match settle_in_memory(&state, &mut round) {
+                        Some(writes) => (writes, Some(state)),
+                        None => break state,
+                    }
                 }
             };
-            if let Some(state) = state
-                && writes.is_empty()
-            {
-                break state;
-            }
-            match store.commit(listing.at, writes).await {
+            match (store.commit(listing.at, writes).await, state) {
                 // Another registry may be first.
-                Ok(_) | Err(CommitError::Conflict { .. }) => {}
-                Err(CommitError::Store(error)) if error.may_pass() => sleep(READ_RETRY).await,
-                Err(error) => return Err(CatalogError::FirstCommit(error)),
+                (Ok(_) | Err(CommitError::Conflict { .. }), _) => {}
+                (Err(CommitError::Store(error)), _) if error.may_pass() => sleep(READ_RETRY).await,
+                // What counts is served, whatever becomes of the rest.
+                (Err(error @ CommitError::TooLarge { .. }), Some(state)) => {
+                    tracing::error!(%error, "what hands wrote cannot be settled now");
+                    break state;
+                }
+                (Err(error), _) => return Err(CatalogError::FirstCommit(error)),
             }
         };
         Ok(Self {
@@ -188,15 +194,22 @@ impl Catalog {
     /// Settles what hands write, whenever they do.
     async fn settle_on(&self) -> Infallible {
         let mut states = self.states();
+        let mut round = Round::default();
         let mut settled = None;
         loop {
             let state = Arc::clone(&states.borrow_and_update());
             if settled != Some(state.stirred) {
-                let writes = settle(&state, SystemTime::now());
-                if writes.is_empty() {
-                    settled = Some(state.stirred);
-                } else if self.commit_settled(&state, writes).await {
-                    continue;
+                match settle(&state, &mut round, SystemTime::now()) {
+                    Next::Rest => settled = Some(state.stirred),
+                    Next::Look => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    Next::Write(writes) => {
+                        if self.commit_settled(&state, writes).await {
+                            continue;
+                        }
+                    }
                 }
             }
             if states.changed().await.is_err() {
@@ -208,19 +221,13 @@ impl Catalog {
 
     /// Commits what was settled; tells whether to look again without waiting for a change.
     async fn commit_settled(&self, state: &State, writes: Vec<Write>) -> bool {
-        for write in &writes {
-            match write.key().split_once('/') {
-                Some(("faults", path)) => {
-                    let healed = matches!(write, Write::Delete { .. });
-                    tracing::warn!(path, healed, "a value in the store does not count");
-                }
-                _ => tracing::info!(key = write.key(), "accepted what a hand wrote"),
-            }
-        }
         let _one_at_a_time = self.writing.lock().await;
-        let made = self.store.commit(state.at, writes).await;
+        let made = self.store.commit(state.at, writes.clone()).await;
         match made {
-            Ok(made) => self.reach(made.generation).await.is_ok(),
+            Ok(made) => {
+                writes.iter().for_each(say_settled);
+                self.reach(made.generation).await.is_ok()
+            }
             Err(CommitError::Conflict { .. }) => self.moves_on(state.at).await.is_ok(),
             Err(error @ (CommitError::Store(_) | CommitError::TooLarge { .. })) => {
                 tracing::warn!(%error, "what a hand wrote cannot be settled now");
@@ -368,6 +375,37 @@ impl Catalog {
         let mut states = self.states();
         let moved = timeout(REACH_MAX, states.wait_for(|state| state.at != point)).await;
         moved.map(drop).map_err(|_| Refused::Store(None))
+    }
+}
+
+/// Says what became of a value that a hand wrote.
+fn say_settled(write: &Write) {
+    let healed = matches!(write, Write::Delete { .. });
+    if let Some(path) = write.key().strip_prefix(FAULTS) {
+        if healed {
+            tracing::info!(path, "a value in the store is no fault any more");
+        } else {
+            tracing::warn!(path, "a value in the store does not count");
+            say_by_hand(path, Code::InvalidArgument);
+        }
+    } else if let Some(path) = write.key().strip_prefix(ACCEPTED) {
+        say_by_hand(path, Code::Ok);
+    }
+}
+
+fn say_by_hand(path: &str, code: Code) {
+    let name = name_of_path(path).map_or_else(|_| path.to_owned(), |name| name.to_string());
+    face::audit::without_call("etcd", "by hand", &name, code);
+}
+
+/// Returns what is to be written about values that hands wrote; nothing when all of them are settled.
+fn settle_in_memory(state: &State, round: &mut Round) -> Option<Vec<Write>> {
+    loop {
+        match settle(state, round, SystemTime::now()) {
+            Next::Write(writes) => return Some(writes),
+            Next::Look => {}
+            Next::Rest => return None,
+        }
     }
 }
 

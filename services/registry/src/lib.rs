@@ -5,6 +5,8 @@
 //! in memory, `grpc` is the face.
 //! No call ever waits for this process.
 
+mod batch;
+mod bounded;
 mod catalog;
 mod config;
 mod grpc;

@@ -22,6 +22,8 @@ pub(crate) enum Refused {
     Kind(String),
     #[error("{0}: incarnation {1} was seen, {2} is older")]
     Incarnation(String, u64, u64),
+    #[error("{0} was removed; the node stays out until it is started again")]
+    Removed(String),
     #[error("the session of {0} is not known; register again")]
     Session(String),
     #[error("{0} is no member; register first")]

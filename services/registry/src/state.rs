@@ -18,10 +18,16 @@ use crate::written::{FAULTS, Written};
 /// Generations whose touched names are remembered; a node further behind gets a snapshot.
 const HISTORY_GENERATIONS_MAX: usize = 1024;
 
-/// Durable: the last incarnation of a member, `seen/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Durable: the last incarnation of a member, `seen/<id>`. Of one that was removed: leased.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     pub(crate) incarnation: u64,
+    /// When a registry noted that it lives no more, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gone_since: Option<u64>,
+    /// Somebody removed it: this incarnation and those before stay out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) removed: bool,
 }
 
 /// Leased: a member that lives, `alive/<id>`.
@@ -39,7 +45,7 @@ pub(crate) struct State {
     pub(crate) seen: BTreeMap<Arc<str>, Arc<Seen>>,
     pub(crate) alive: BTreeMap<Arc<str>, Arc<Alive>>,
     pub(crate) written: Written,
-    /// The commit that changed what people want, what counts, or what is said about the difference.
+    /// The commit that changed what people want, or what counts.
     pub(crate) stirred: Point,
     /// Generations in order without a gap, and the names that each touched.
     touched: VecDeque<(u64, Arc<[Name]>)>,
@@ -97,11 +103,7 @@ impl State {
         next.touched
             .push_back((commit.at.generation, touched.into_iter().collect()));
         let keys = commit.changes.iter().map(|(key, _)| key.as_str());
-        let stirs = |key: &str| {
-            [CONFIG, ACCEPTED, FAULTS]
-                .iter()
-                .any(|at| key.starts_with(at))
-        };
+        let stirs = |key: &str| key.starts_with(CONFIG) || key.starts_with(ACCEPTED);
         if keys.into_iter().any(stirs) {
             next.stirred = commit.at;
         }

@@ -188,6 +188,25 @@ async fn one_mistake_stops_all_of_it_and_every_mistake_is_told() {
 }
 
 #[tokio::test]
+async fn thousands_of_mistakes_reach_the_client_as_a_refusal() {
+    let registry = registry("127.0.7.58").await;
+    let member = Member {
+        name: "members/a".into(),
+        sip: vec![SipEndpoint::default(); 2500],
+        ..Member::default()
+    };
+    let mut applier = Applier::of(&registry).await;
+    let resources = vec![as_resource(Kind::Member(member))];
+    let refused = applier.apply(request(resources, &[])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert_eq!(reason(&refused), "INVALID_VALUE");
+    let told = fields(&refused).len();
+    assert!(told > 5, "{refused}");
+    let facts = refused.get_details_error_info().unwrap().metadata;
+    assert_eq!(facts["more"], (2503 - told).to_string());
+}
+
+#[tokio::test]
 async fn malformed_values_are_refused_by_their_field_and_change_nothing() {
     let registry = registry("127.0.7.103").await;
     let mut applier = Applier::of(&registry).await;

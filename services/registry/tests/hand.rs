@@ -130,6 +130,71 @@ async fn a_plain_put_on_a_member_leaves_its_life_alone() {
 }
 
 #[tokio::test]
+async fn a_node_that_registers_leaves_alone_what_a_hand_got_wrong() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let registry = registry_with(config("127.0.7.116", &etcds)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = node("router-a", &registry, directory.path());
+    let first = session(config.clone()).await;
+    let mut view = first.view();
+    reaches(&mut view, "it lives", liveness("router-a", Liveness::Alive)).await;
+    let path = key(&registry, "config/members/router-a");
+    let stored = etcds.ctl(&["get", "--print-value-only", &path]);
+    let wrong = stored
+        .trim()
+        .replacen('{', r#"{"tags":["by-hand"],"zoen":"east","#, 1);
+    etcds.ctl(&["put", &path, &wrong]);
+    let wanted = Some(("members/router-a".to_owned(), vec!["zoen".to_owned()]));
+    let is_fault = || async { only_fault(&registry).await == wanted };
+    eventually("the fault", is_fault).await;
+
+    // It comes back, and says something else of itself.
+    drop(first);
+    let moved = control::client::NodeConfig {
+        dmq_port: Some(5072),
+        ..config
+    };
+    let second = session(moved).await;
+    let mut view = second.view();
+    reaches(&mut view, "its new port", |view| {
+        let dmq = view.member("router-a").and_then(|member| member.dmq);
+        dmq.is_some_and(|dmq| dmq.port() == 5072)
+    })
+    .await;
+    let kept = etcds.ctl(&["get", "--print-value-only", &path]);
+    assert_eq!(kept.trim(), wrong);
+    assert_eq!(only_fault(&registry).await, wanted);
+    etcds.ctl(&["put", &path, &wrong.replace("zoen", "zone")]);
+    reaches(&mut view, "what was meant", |view| {
+        let member = view.member("router-a");
+        member.is_some_and(|member| member.zone == "east" && member.tags == ["by-hand"])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_value_with_thousands_of_mistakes_stops_neither_others_nor_a_start() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let registry = registry_with(config("127.0.7.117", &etcds)).await;
+    let sip = vec!["{}"; 2500].join(",");
+    let bad = format!(r#"{{"name":"members/a","sip":[{sip}]}}"#);
+    etcds.ctl(&["put", &key(&registry, "config/members/a"), &bad]);
+    let good = r#"{"name":"sets/2"}"#;
+    etcds.ctl(&["put", &key(&registry, "config/sets/2"), good]);
+    let counts = || async {
+        let accepted = key(&registry, "accepted/sets/2");
+        !etcds.ctl(&["get", &accepted]).is_empty() && faults(&registry).await.len() == 1
+    };
+    eventually("the good one counts", counts).await;
+    let fresh = registry_with(config("127.0.7.118", &etcds)).await;
+    assert_eq!(faults(&fresh).await.len(), 1);
+}
+
+#[tokio::test]
 async fn malformed_values_are_explained_by_their_field_and_nothing_of_them_counts() {
     let Some(etcds) = Etcds::start(1, Setup::default()) else {
         return;

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
+use tonic_types::StatusExt;
 
 #[tokio::test]
 async fn a_node_registers_and_is_listed_alive() {
@@ -487,6 +488,68 @@ async fn registry_with_stock_router(address: &str) -> Running {
         .await
         .unwrap();
     registry
+}
+
+#[tokio::test]
+async fn who_was_removed_stays_out_until_it_is_started_again() {
+    let mut registry = registry("127.0.7.30").await;
+    let config = node("router-a", &registry, registry.directory.path());
+    let removed = session(config.clone()).await;
+    let mut view = removed.view();
+    let is_alive = liveness("router-a", Liveness::Alive);
+    reaches(&mut view, "itself alive", is_alive).await;
+    let at = registry.config.grpc_listen;
+    // It is removed while it looks for a registry.
+    registry.stop().await;
+    registry.config.grpc_listen.set_port(at.port() + 1);
+    registry.start().await;
+    let delete = DeleteMemberRequest {
+        name: "members/router-a".into(),
+        ..DeleteMemberRequest::default()
+    };
+    members(&registry)
+        .await
+        .delete_member(delete)
+        .await
+        .unwrap();
+    registry.stop().await;
+    registry.config.grpc_listen = at;
+    registry.start().await;
+    let listed = async || {
+        let request = ListMembersRequest::default();
+        let listed = members(&registry).await.list_members(request).await;
+        listed.unwrap().into_inner().members.len()
+    };
+    // It looks for a registry every half second.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(listed().await, 0);
+    }
+    let register = RegisterRequest {
+        member: Some(Member {
+            name: "members/router-a".into(),
+            kind: MemberKind::Router.into(),
+            address: "127.0.7.200".into(),
+            sip: vec![SipEndpoint {
+                side: 0,
+                address: "127.0.7.200:5060".into(),
+            }],
+            ..Member::default()
+        }),
+        incarnation: removed.incarnation(),
+    };
+    let refused = members(&registry).await.register(register).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "MEMBER_REMOVED");
+
+    drop(removed);
+    let again = session(config).await;
+    let mut view = again.view();
+    let is_alive = liveness("router-a", Liveness::Alive);
+    reaches(&mut view, "it is started again", is_alive).await;
+    assert_eq!(listed().await, 1);
 }
 
 #[tokio::test]

@@ -137,7 +137,10 @@ impl Node {
     /// Returns how many call records were dropped because nobody took them in time.
     #[must_use]
     pub fn records_dropped(&self) -> u64 {
-        let replica = self.joined.as_ref().map(|joined| joined.replication.replica());
+        let replica = self
+            .joined
+            .as_ref()
+            .map(|joined| joined.replication.replica());
         self.records.dropped() + replica.map_or(0, replication::Replica::records_dropped)
     }
 

@@ -9,7 +9,7 @@ use control::view::etag_of;
 use tonic::{Request, Response, Status};
 
 use super::Face;
-use crate::catalog::{Edit, Mode, Order, Outcome, RequestId, What};
+use crate::catalog::{Edit, Mode, Node, Order, Outcome, RequestId, What};
 
 #[tonic::async_trait]
 impl ApplyService for Face {
@@ -52,6 +52,7 @@ fn edits(request: ApplyResourcesRequest) -> Vec<Edit> {
             name,
             etag: String::new(),
             allow_missing: true,
+            node: Node::StaysOut,
         },
     });
     puts.chain(deletes).collect()
