@@ -271,6 +271,9 @@ pub trait Store: Send + Sync + 'static {
     /// Lists every entry but notes whose key starts with `prefix`, as of the last commit of anybody.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
+    /// Returns where the store stands: with every commit of anybody that was answered before this call.
+    async fn point(&self) -> Result<Point, StoreError>;
+
     /// Makes all `writes` and takes the next generation, if the store is at `at`.
     ///
     /// Returns the new point once it would survive a power cut.
