@@ -20,7 +20,7 @@ use crate::exit::Exit;
 use crate::resource::{Item, Kind};
 
 use errors::unreachable;
-pub(crate) use errors::{CallError, Violation, violations};
+pub(crate) use errors::{CallError, Violation, untold, violations};
 
 /// How long a registry may take to answer; it waits up to 2 s for its own store.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -231,12 +231,96 @@ fn message(value: Value) -> Option<DynamicMessage> {
 }
 
 /// Tells whether another registry may do better. One that is without its store answers UNAVAILABLE; what
-/// has a source is no answer, but what the connection failed with.
+/// has a source is no answer, but what the connection failed with: INTERNAL for an answer that came, and
+/// broke the rules of HTTP/2, which another registry's would as well.
 fn is_absent(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || status.source().is_some()
+    let is_broken = status.code() == Code::Internal;
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+        || status.source().is_some() && !is_broken
 }
 
 /// Says everything that is wrong with an address or the files of TLS.
 fn refuse(error: ChannelError) -> anyhow::Error {
     Exit::Usage.because(anyhow::Error::new(error).context("the registry"))
+}
+
+#[cfg(test)]
+mod tests {
+    use control::registry::v1::status_service_server::{StatusService, StatusServiceServer};
+    use control::registry::v1::{
+        ConfigStatus, ListFaultsRequest, ListFaultsResponse, ListNodeStatusesRequest,
+        ListNodeStatusesResponse,
+    };
+    use tokio::net::TcpListener;
+    use tonic::Request;
+
+    use super::*;
+
+    /// Says more than a client takes.
+    struct Talkative;
+
+    fn too_much<T>() -> Result<Response<T>, Status> {
+        Err(Status::invalid_argument("x".repeat(64 * 1024)))
+    }
+
+    #[tonic::async_trait]
+    impl StatusService for Talkative {
+        async fn get_config_status(
+            &self,
+            _request: Request<GetConfigStatusRequest>,
+        ) -> Result<Response<ConfigStatus>, Status> {
+            too_much()
+        }
+
+        async fn list_node_statuses(
+            &self,
+            _request: Request<ListNodeStatusesRequest>,
+        ) -> Result<Response<ListNodeStatusesResponse>, Status> {
+            too_much()
+        }
+
+        async fn list_faults(
+            &self,
+            _request: Request<ListFaultsRequest>,
+        ) -> Result<Response<ListFaultsResponse>, Status> {
+            too_much()
+        }
+    }
+
+    #[tokio::test]
+    async fn whose_answer_is_broken_is_there_all_the_same() {
+        // A port that is free now.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let server = tonic::transport::Server::builder()
+            .add_service(StatusServiceServer::new(Talkative))
+            .serve(address);
+        let asking = async {
+            let address = address.to_string();
+            let endpoint = channel::endpoint(&address, None).unwrap();
+            let mut registry = Registry {
+                addresses: vec![(address, endpoint)],
+                tls: None,
+                current: 0,
+                channel: None,
+            };
+            loop {
+                let answer = registry.require("tandem").await.unwrap_err();
+                let answer = answer.downcast_ref::<CallError>();
+                match answer {
+                    // It has not begun to listen.
+                    Some(CallError::Unavailable(attempts))
+                        if attempts[0].1.message().contains("connect") => {}
+                    Some(CallError::Refused(_)) => return,
+                    Some(CallError::Unavailable(_)) | None => panic!("{answer:?}"),
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            ended = server => panic!("{ended:?}"),
+            () = asking => {}
+        }
+    }
 }

@@ -36,7 +36,7 @@ pub(crate) enum Refused {
     Busy,
     #[error("the store is not available; nodes carry on with what they have")]
     Store(#[source] Option<StoreError>),
-    #[error("nothing was read or answered for 30 s")]
+    #[error("nothing was read or answered for too long")]
     SlowWatcher,
     #[error("no Hello came")]
     NoHello,

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use control::name::Name;
 use control::registry::v1::resource::Resource as Kind;
 use control::registry::v1::{Liveness, Position};
-use control::view::Resources;
+use control::view::{CLUSTER_KEY_BYTES, Resources};
 use serde::{Deserialize, Serialize};
 use store::{Commit, Entry, Listing, Point};
 
 use crate::resource::{ACCEPTED, CONFIG, decode, etag, name_of_path, path_of, stamp};
 use crate::written::{FAULTS, Written};
 
+/// The secret that ranking and tags are keyed with.
+pub(crate) const CLUSTER_KEY: &str = "secrets/cluster-key";
 /// Generations whose touched names are remembered; a node further behind gets a snapshot.
 const HISTORY_GENERATIONS_MAX: usize = 1024;
 
@@ -149,7 +151,24 @@ impl State {
             put_json(&mut self.alive, key, id, value);
             member(id)
         } else {
+            if key == CLUSTER_KEY {
+                self.take_cluster_key(value);
+            }
             None
+        }
+    }
+
+    /// Takes another cluster key, which only a hand can have written. It is part of the checksum, so whoever
+    /// has the one before is sent everything.
+    fn take_cluster_key(&mut self, value: Option<&[u8]>) {
+        match value.map(<[u8; CLUSTER_KEY_BYTES]>::try_from) {
+            Some(Ok(cluster_key)) => self.resources.cluster_key = cluster_key,
+            Some(Err(_)) | None => {
+                tracing::error!(
+                    key = CLUSTER_KEY,
+                    "is not {CLUSTER_KEY_BYTES} bytes long; the one before stays until a restart"
+                );
+            }
         }
     }
 
@@ -254,6 +273,17 @@ mod tests {
         }
         assert!(state.touched_since(0).is_none());
         assert!(state.touched_since(1).is_some());
+    }
+
+    #[test]
+    fn another_cluster_key_is_another_position() {
+        let key = |generation, text| commit(generation, CLUSTER_KEY, Some(text));
+        let first = State::default().after(&key(1, "0123456789abcdef"));
+        assert_eq!(first.resources.cluster_key, *b"0123456789abcdef");
+        let other = State::default().after(&key(1, "fedcba9876543210"));
+        assert_ne!(first.position.checksum, other.position.checksum);
+        let damaged = first.after(&key(2, "short"));
+        assert_eq!(damaged.resources.cluster_key, first.resources.cluster_key);
     }
 
     #[test]

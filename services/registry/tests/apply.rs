@@ -295,6 +295,31 @@ async fn a_stale_etag_stops_all_of_it() {
 }
 
 #[tokio::test]
+async fn what_shall_go_may_have_to_be_what_somebody_saw() {
+    let registry = registry("127.0.7.59").await;
+    let mut applier = Applier::of(&registry).await;
+    let both = request(vec![set("2", 0), set("3", 0)], &[]);
+    let applied = applier.apply(both).await.unwrap().applied;
+    let mut deletes = request(Vec::new(), &["sets/2", "sets/3"]);
+    deletes.delete_etags = vec![String::new(), "1-0".to_owned()];
+    let stale = applier.apply(deletes.clone()).await.unwrap_err();
+    assert_eq!(
+        (stale.code(), &*reason(&stale)),
+        (Code::Aborted, "ETAG_MISMATCH")
+    );
+    deletes.delete_etags[1].clone_from(&applied[1].etag);
+    let applied = applier.apply(deletes.clone()).await.unwrap();
+    assert!(
+        actions(&applied)
+            .iter()
+            .all(|(_, action)| *action == AppliedAction::Deleted)
+    );
+    deletes.delete_etags.push(String::new());
+    let refused = applier.apply(deletes).await.unwrap_err();
+    assert_eq!(fields(&refused), ["delete_etags"]);
+}
+
+#[tokio::test]
 async fn what_depends_on_the_moment_is_a_warning() {
     let registry = registry("127.0.7.106").await;
     let mut applier = Applier::of(&registry).await;

@@ -15,6 +15,7 @@ use control::registry::v1::config_service_client::ConfigServiceClient;
 use control::registry::v1::destination_set_service_client::DestinationSetServiceClient;
 use control::registry::v1::*;
 use control::view::{self, Liveness, Refusal, View};
+use tandem_registry::Config;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -465,9 +466,8 @@ impl Raw {
     }
 }
 
-async fn registry_with_stock_router(address: &str) -> Running {
-    let registry = registry(address).await;
-    let member = Member {
+fn stock_router() -> Member {
+    Member {
         name: "members/stock".into(),
         kind: MemberKind::StockRouter.into(),
         address: "127.0.7.203".into(),
@@ -476,9 +476,13 @@ async fn registry_with_stock_router(address: &str) -> Running {
             address: "127.0.7.203:5060".into(),
         }],
         ..Member::default()
-    };
+    }
+}
+
+async fn registry_with_stock_router(address: &str) -> Running {
+    let registry = registry(address).await;
     let update = UpdateMemberRequest {
-        member: Some(member),
+        member: Some(stock_router()),
         allow_missing: true,
         ..UpdateMemberRequest::default()
     };
@@ -549,7 +553,130 @@ async fn who_was_removed_stays_out_until_it_is_started_again() {
     let mut view = again.view();
     let is_alive = liveness("router-a", Liveness::Alive);
     reaches(&mut view, "it is started again", is_alive).await;
-    assert_eq!(listed().await, 1);
+    eventually("it is listed", || async { listed().await == 1 }).await;
+}
+
+#[tokio::test]
+async fn who_shows_no_life_for_long_is_forgotten_and_may_come_back() {
+    let mut config = Config::at("127.0.7.31".parse().unwrap());
+    config.forget_after = Duration::from_secs(2);
+    let mut registry = common::registry_with(config).await;
+    let directory = registry.directory.path().to_owned();
+    let stock = stock_router();
+    let update = UpdateMemberRequest {
+        member: Some(stock),
+        allow_missing: true,
+        ..UpdateMemberRequest::default()
+    };
+    members(&registry)
+        .await
+        .update_member(update)
+        .await
+        .unwrap();
+    let watcher = session(node("watcher", &registry, &directory)).await;
+    let dies = session(node("dies", &registry, &directory)).await;
+    let mut view = watcher.view();
+    reaches(&mut view, "it lives", liveness("dies", Liveness::Alive)).await;
+    let incarnation = dies.incarnation();
+    drop(dies);
+    reaches(&mut view, "it is gone", liveness("dies", Liveness::Gone)).await;
+    // What is known of it does not depend on one registry's life.
+    let noted = Instant::now();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    registry.restart().await;
+    reaches(&mut view, "it is forgotten", |view| {
+        view.member("dies").is_none()
+    })
+    .await;
+    assert!(noted.elapsed() >= Duration::from_secs(1));
+    let seen = view.borrow().clone();
+    assert!(liveness("watcher", Liveness::Alive)(&seen), "it lives on");
+    assert!(seen.member("stock").is_some(), "it never had a life");
+
+    // It was cut off, and nobody removed it.
+    let member = Member {
+        name: "members/dies".into(),
+        kind: MemberKind::Router.into(),
+        ..stock_router()
+    };
+    let register = RegisterRequest {
+        member: Some(member),
+        incarnation,
+    };
+    members(&registry).await.register(register).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_is_cut_off_and_one_that_does_gets_bookmarks() {
+    let mut config = Config::at("127.0.7.32".parse().unwrap());
+    config.pace.bookmark_interval = Duration::from_millis(300);
+    config.pace.slow_watcher_after = Duration::from_secs(1);
+    let registry = common::registry_with(config).await;
+    let update = UpdateMemberRequest {
+        member: Some(stock_router()),
+        allow_missing: true,
+        ..UpdateMemberRequest::default()
+    };
+    members(&registry)
+        .await
+        .update_member(update)
+        .await
+        .unwrap();
+    let mut quick = Raw::hello(&registry, "members/stock", None).await;
+    let mut slow = Raw::hello(&registry, "members/stock", None).await;
+    let position = quick.snapshot().await.position;
+    quick.ack(position).await;
+    slow.snapshot().await;
+    let began = Instant::now();
+    for _ in 0..2 {
+        let message = timeout(PATIENCE, quick.answers.message()).await.unwrap();
+        match message.unwrap().unwrap().message {
+            Some(sync_config_response::Message::Bookmark(said)) => {
+                assert_eq!(said.position, position);
+            }
+            other => panic!("no bookmark: {other:?}"),
+        }
+    }
+    // An answer to something else is none.
+    slow.ack(None).await;
+    let end = timeout(PATIENCE, slow.answers.message()).await.unwrap();
+    let end = end.unwrap_err();
+    assert_eq!(end.code(), Code::ResourceExhausted, "{end}");
+    assert_eq!(end.get_details_error_info().unwrap().reason, "SLOW_WATCHER");
+    let within = began.elapsed();
+    assert!(within < Duration::from_secs(5), "{within:?}");
+}
+
+#[tokio::test]
+async fn what_nodes_said_comes_in_pages() {
+    let registry = registry("127.0.7.33").await;
+    let mut sessions = Vec::new();
+    for id in ["a", "b", "c"] {
+        let directory = registry.directory.path().join(id);
+        sessions.push(session(node(id, &registry, &directory)).await);
+    }
+    eventually("all of them follow", || async {
+        registry.status().await.nodes_connected == 3
+    })
+    .await;
+    let channel = registry.channel().await;
+    let mut client = status_service_client::StatusServiceClient::new(channel);
+    let mut request = ListNodeStatusesRequest {
+        page_size: 2,
+        ..ListNodeStatusesRequest::default()
+    };
+    let mut names = Vec::new();
+    loop {
+        let page = client.list_node_statuses(request.clone()).await.unwrap();
+        let page = page.into_inner();
+        assert!(page.node_statuses.len() <= 2);
+        names.extend(page.node_statuses.into_iter().map(|status| status.node));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(names, ["members/a", "members/b", "members/c"]);
 }
 
 #[tokio::test]

@@ -36,13 +36,15 @@ impl Resources {
         }
     }
 
-    /// Returns the checksum over name, etag, incarnation and liveness of every resource.
+    /// Returns the checksum over the cluster key, and name, etag, incarnation and liveness of every
+    /// resource.
     ///
     /// SipHash-2-4 with a zero key; see `Position` in `config.proto`. An etag is made of generation
     /// and content, so a node need not know every field to know that it has the same resource.
     #[must_use]
     pub fn checksum(&self) -> u64 {
         let mut hasher = SipHasher24::new();
+        hasher.write(&self.cluster_key);
         for (name, resource) in &self.by_name {
             hasher.write(name.to_string().as_bytes());
             hasher.write_u8(0);
