@@ -231,12 +231,24 @@ fn message(value: Value) -> Option<DynamicMessage> {
 }
 
 /// Tells whether another registry may do better. One that is without its store answers UNAVAILABLE; what
-/// has a source is no answer, but what the connection failed with: INTERNAL for an answer that came, and
-/// broke the rules of HTTP/2, which another registry's would as well.
+/// has a source is no answer, but what the connection failed with, unless an answer came.
 fn is_absent(status: &Status) -> bool {
-    let is_broken = status.code() == Code::Internal;
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
-        || status.source().is_some() && !is_broken
+        || status.source().is_some() && !has_broken_answer(status)
+}
+
+/// Tells whether an answer came that this end does not take, because its header fields are too many: another
+/// registry's would be the same.
+fn has_broken_answer(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let is_too_much = error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+            return error.is_library() && (error.is_reset() || is_too_much);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Says everything that is wrong with an address or the files of TLS.
@@ -256,11 +268,13 @@ mod tests {
 
     use super::*;
 
-    /// Says more than a client takes.
-    struct Talkative;
+    /// Says more than a client takes: so many bytes.
+    struct Talkative(usize);
 
-    fn too_much<T>() -> Result<Response<T>, Status> {
-        Err(Status::invalid_argument("x".repeat(64 * 1024)))
+    impl Talkative {
+        fn too_much<T>(&self) -> Result<Response<T>, Status> {
+            Err(Status::invalid_argument("x".repeat(self.0)))
+        }
     }
 
     #[tonic::async_trait]
@@ -269,32 +283,38 @@ mod tests {
             &self,
             _request: Request<GetConfigStatusRequest>,
         ) -> Result<Response<ConfigStatus>, Status> {
-            too_much()
+            self.too_much()
         }
 
         async fn list_node_statuses(
             &self,
             _request: Request<ListNodeStatusesRequest>,
         ) -> Result<Response<ListNodeStatusesResponse>, Status> {
-            too_much()
+            self.too_much()
         }
 
         async fn list_faults(
             &self,
             _request: Request<ListFaultsRequest>,
         ) -> Result<Response<ListFaultsResponse>, Status> {
-            too_much()
+            self.too_much()
         }
     }
 
     #[tokio::test]
     async fn whose_answer_is_broken_is_there_all_the_same() {
+        for bytes in [17 * 1024, 64 * 1024, 1024 * 1024] {
+            is_there(Talkative(bytes)).await;
+        }
+    }
+
+    async fn is_there(talkative: Talkative) {
         // A port that is free now.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
         let server = tonic::transport::Server::builder()
-            .add_service(StatusServiceServer::new(Talkative))
+            .add_service(StatusServiceServer::new(talkative))
             .serve(address);
         let asking = async {
             let address = address.to_string();
@@ -311,7 +331,7 @@ mod tests {
                 match answer {
                     // It has not begun to listen.
                     Some(CallError::Unavailable(attempts))
-                        if attempts[0].1.message().contains("connect") => {}
+                        if attempts[0].1.message().contains("refused") => {}
                     Some(CallError::Refused(_)) => return,
                     Some(CallError::Unavailable(_)) | None => panic!("{answer:?}"),
                 }
