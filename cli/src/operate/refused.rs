@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use control::view::Refusal;
 use tonic::Code;
 
-use crate::registry::{CallError, Violation, violations};
+use crate::registry::{CallError, Violation, untold, violations};
 use crate::resource::document::{Document, Problem};
 
 /// Returns the error with file, line, document and field of each violation that has them.
@@ -16,13 +16,14 @@ pub(super) fn explain(error: CallError, documents: &[Document]) -> anyhow::Error
     if violations.is_empty() {
         return error.into();
     }
-    let lines: Vec<_> = violations
+    let mut lines: Vec<_> = violations
         .iter()
         .map(|violation| match problem(violation, documents) {
             Some(problem) => problem.to_string(),
             None => violation.reason.clone(),
         })
         .collect();
+    lines.extend(untold(status).map(|more| format!("and {more} more")));
     let said = lines.join("\n");
     error
         .exit()

@@ -89,6 +89,7 @@ async fn one(
     let request = ApplyResourcesRequest {
         resources,
         deletes: deletes.iter().map(ToString::to_string).collect(),
+        delete_etags: Vec::new(),
         validate_only: dry_run,
         // So that asking a second registry, when the first fell silent, does nothing twice.
         request_id: format!("{:032x}", StdRng::from_os_rng().random::<u128>()),

@@ -70,13 +70,20 @@ pub(super) async fn config_status(registry: &mut Registry) -> Result<ConfigStatu
 }
 
 pub(super) async fn node_statuses(registry: &mut Registry) -> Result<Vec<NodeStatus>, CallError> {
-    let answer = registry
-        .call(async |channel| {
-            let mut client = StatusServiceClient::new(channel);
-            client.list_node_statuses(ListNodeStatusesRequest {}).await
-        })
-        .await?;
-    Ok(answer.node_statuses)
+    let (mut request, mut statuses) = (ListNodeStatusesRequest::default(), Vec::new());
+    loop {
+        let page = registry
+            .call(async |channel| {
+                let mut client = StatusServiceClient::new(channel);
+                client.list_node_statuses(request.clone()).await
+            })
+            .await?;
+        statuses.extend(page.node_statuses);
+        if page.next_page_token.is_empty() {
+            return Ok(statuses);
+        }
+        request.page_token = page.next_page_token;
+    }
 }
 
 pub(super) async fn faults(registry: &mut Registry) -> Result<Vec<Fault>, CallError> {

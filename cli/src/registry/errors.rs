@@ -79,6 +79,12 @@ pub(crate) fn violations(status: &Status) -> Vec<Violation> {
     fields.chain(preconditions).collect()
 }
 
+/// Returns how many violations a status has no room for; nothing when it tells all.
+pub(crate) fn untold(status: &Status) -> Option<String> {
+    let mut info = status.get_details_error_info()?;
+    info.metadata.remove("more")
+}
+
 /// Turns what kept a connection from being made into a status, with its innermost cause.
 pub(super) fn unreachable(error: tonic::transport::Error) -> Status {
     let mut cause: &dyn Error = &error;

@@ -20,7 +20,7 @@ use crate::exit::Exit;
 use crate::resource::{Item, Kind};
 
 use errors::unreachable;
-pub(crate) use errors::{CallError, Violation, violations};
+pub(crate) use errors::{CallError, Violation, untold, violations};
 
 /// How long a registry may take to answer; it waits up to 2 s for its own store.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -231,12 +231,116 @@ fn message(value: Value) -> Option<DynamicMessage> {
 }
 
 /// Tells whether another registry may do better. One that is without its store answers UNAVAILABLE; what
-/// has a source is no answer, but what the connection failed with.
+/// has a source is no answer, but what the connection failed with, unless an answer came.
 fn is_absent(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || status.source().is_some()
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+        || status.source().is_some() && !has_broken_answer(status)
+}
+
+/// Tells whether an answer came that this end does not take, because its header fields are too many: another
+/// registry's would be the same.
+fn has_broken_answer(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let is_too_much = error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+            return error.is_library() && (error.is_reset() || is_too_much);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Says everything that is wrong with an address or the files of TLS.
 fn refuse(error: ChannelError) -> anyhow::Error {
     Exit::Usage.because(anyhow::Error::new(error).context("the registry"))
+}
+
+#[cfg(test)]
+mod tests {
+    use control::registry::v1::status_service_server::{StatusService, StatusServiceServer};
+    use control::registry::v1::{
+        ConfigStatus, ListFaultsRequest, ListFaultsResponse, ListNodeStatusesRequest,
+        ListNodeStatusesResponse,
+    };
+    use tokio::net::TcpListener;
+    use tonic::Request;
+
+    use super::*;
+
+    /// Says more than a client takes: so many bytes.
+    struct Talkative(usize);
+
+    impl Talkative {
+        fn too_much<T>(&self) -> Result<Response<T>, Status> {
+            Err(Status::invalid_argument("x".repeat(self.0)))
+        }
+    }
+
+    #[tonic::async_trait]
+    impl StatusService for Talkative {
+        async fn get_config_status(
+            &self,
+            _request: Request<GetConfigStatusRequest>,
+        ) -> Result<Response<ConfigStatus>, Status> {
+            self.too_much()
+        }
+
+        async fn list_node_statuses(
+            &self,
+            _request: Request<ListNodeStatusesRequest>,
+        ) -> Result<Response<ListNodeStatusesResponse>, Status> {
+            self.too_much()
+        }
+
+        async fn list_faults(
+            &self,
+            _request: Request<ListFaultsRequest>,
+        ) -> Result<Response<ListFaultsResponse>, Status> {
+            self.too_much()
+        }
+    }
+
+    #[tokio::test]
+    async fn whose_answer_is_broken_is_there_all_the_same() {
+        for bytes in [17 * 1024, 64 * 1024, 1024 * 1024] {
+            is_there(Talkative(bytes)).await;
+        }
+    }
+
+    async fn is_there(talkative: Talkative) {
+        // A port that is free now.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let server = tonic::transport::Server::builder()
+            .add_service(StatusServiceServer::new(talkative))
+            .serve(address);
+        let asking = async {
+            let address = address.to_string();
+            let endpoint = channel::endpoint(&address, None).unwrap();
+            let mut registry = Registry {
+                addresses: vec![(address, endpoint)],
+                tls: None,
+                current: 0,
+                channel: None,
+            };
+            loop {
+                let answer = registry.require("tandem").await.unwrap_err();
+                let answer = answer.downcast_ref::<CallError>();
+                match answer {
+                    // It has not begun to listen.
+                    Some(CallError::Unavailable(attempts))
+                        if attempts[0].1.message().contains("refused") => {}
+                    Some(CallError::Refused(_)) => return,
+                    Some(CallError::Unavailable(_)) | None => panic!("{answer:?}"),
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            ended = server => panic!("{ended:?}"),
+            () = asking => {}
+        }
+    }
 }

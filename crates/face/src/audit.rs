@@ -12,6 +12,21 @@ const TARGET: &str = "audit";
 /// Most names in a line.
 const NAMES_SHOWN_MAX: usize = 16;
 
+/// Notes a change that nobody called for through a face: who made it, how, and what became of it.
+pub fn without_call(identity: &str, how: &str, resource: &str, code: Code) {
+    tracing::info!(
+        target: TARGET,
+        identity,
+        role = "-",
+        remote_addr = "-",
+        rpc = how,
+        resource,
+        ?code,
+        trace_id = "-",
+        "change"
+    );
+}
+
 /// A change that goes on. Dropped without an outcome it was cancelled by its caller, and may have
 /// happened all the same.
 pub(crate) struct Change {

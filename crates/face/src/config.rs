@@ -16,9 +16,6 @@ pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Most calls at a time on one connection.
 pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 256;
-/// Time between two pings of a connection, and how long it may take to answer one: a node behind a
-/// dead network is not connected.
-pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The settings of a face, in the order of `--help`. Where it listens is its process's own.
 pub const KEYS: &[Key] = &[
@@ -103,6 +100,9 @@ pub struct Limits {
     pub handshakes_max: usize,
     /// Longest a TLS handshake may take. Default 5 s.
     pub handshake: Duration,
+    /// Time between two pings of a connection, and how long it may take to answer one: a node behind a
+    /// dead network is not connected. Default 5 s.
+    pub ping: Duration,
 }
 
 impl Default for Limits {
@@ -114,6 +114,7 @@ impl Default for Limits {
             connections_max: 4096,
             handshakes_max: 256,
             handshake: Duration::from_secs(5),
+            ping: Duration::from_secs(5),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -52,6 +53,22 @@ pub fn because(
         details.set_retry_info(Some(RETRY_DELAY));
     }
     Status::with_error_details(code, message, details)
+}
+
+/// Most bytes of a status in the header fields of an answer. Clients take 8 KiB of all fields together
+/// (gRPC's C core) or 16 KiB (Rust and Go), and whoever gets more sees a broken connection instead of the
+/// reason.
+pub const STATUS_BYTES_MAX: usize = 6 * 1024;
+/// What HTTP/2 counts for each header field beside its name and value (RFC 9113 section 6.5.2).
+const FIELD_BYTES: usize = 32;
+
+/// Tells whether every client can read a status.
+#[must_use]
+pub fn fits(status: &Status) -> bool {
+    let answer = status.clone().into_http::<Body>();
+    let fields = answer.headers().iter();
+    let bytes = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+    bytes.sum::<usize>() <= STATUS_BYTES_MAX
 }
 
 /// When a request that found no room may be tried again.

@@ -6,7 +6,7 @@
 
 mod accept;
 mod access;
-mod audit;
+pub mod audit;
 mod config;
 mod deadline;
 pub mod errors;

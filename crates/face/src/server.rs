@@ -15,7 +15,7 @@ use tonic::service::Routes;
 use tower::Service;
 
 use crate::accept::accept;
-use crate::config::{FaceConfig, HEADER_BYTES_MAX, PING_INTERVAL, STREAMS_PER_CONNECTION_MAX};
+use crate::config::{FaceConfig, HEADER_BYTES_MAX, STREAMS_PER_CONNECTION_MAX};
 use crate::gate::Gate;
 use crate::health::Health;
 use crate::methods::DESCRIPTOR_SETS;
@@ -105,8 +105,8 @@ impl Server {
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
-            .http2_keepalive_interval(Some(PING_INTERVAL))
-            .http2_keepalive_timeout(Some(PING_INTERVAL))
+            .http2_keepalive_interval(Some(self.config.limits.ping))
+            .http2_keepalive_timeout(Some(self.config.limits.ping))
             .layer(Gate::new(&self.config))
             .add_routes(routes)
             .serve_with_incoming_shutdown(ReceiverStream::new(connections), shutdown.cancelled());

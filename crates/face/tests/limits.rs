@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use common::{create, get, refresh, serve, why};
 use face::{FaceConfig, MESSAGE_BYTES_MAX};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -100,4 +101,20 @@ async fn a_message_over_the_limit_is_refused() {
         MESSAGE_BYTES_MAX.to_string(),
     );
     assert_eq!(why(&refused, "bytes_max"), limit);
+}
+
+#[tokio::test]
+async fn a_connection_whose_other_end_answers_no_ping_is_ended() {
+    let mut config = FaceConfig::default();
+    config.limits.ping = Duration::from_millis(300);
+    let face = serve("127.0.22.49", &config).await;
+    let mut dumb = tokio::net::TcpStream::connect(face.address).await.unwrap();
+    // HTTP/2 as it begins: the preface, and settings without any.
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    dumb.write_all(hello).await.unwrap();
+    let mut said = Vec::new();
+    let ended = timeout(Duration::from_secs(5), dumb.read_to_end(&mut said)).await;
+    assert!(ended.is_ok(), "it is open still");
+    let ping = |frame: &[u8]| frame[..5] == [0, 0, 8, 6, 0];
+    assert!(said.windows(9).any(ping), "it was asked first: {said:?}");
 }

@@ -98,6 +98,10 @@ impl Store for Embedded {
         listed
     }
 
+    async fn point(&self) -> Result<Point, StoreError> {
+        Ok(self.0.history.latest())
+    }
+
     async fn commit(&self, at: Point, writes: Vec<Write>) -> Result<Point, CommitError> {
         let committed = self
             .blocking(move |inner| inner.commit(Some(at), writes))
@@ -427,6 +431,7 @@ fn put_all(
     writes: &[Write],
 ) -> Result<Vec<(String, Option<Entry>)>, CommitError> {
     let mut changes = Vec::new();
+    let before = table.len().map_err(failed)?;
     for write in writes {
         let full = format!("{prefix}{}", write.key());
         let entry = match write {
@@ -453,7 +458,8 @@ fn put_all(
             }
         }
     }
-    if table.len().map_err(failed)? > KEYS_MAX as u64 {
+    let after = table.len().map_err(failed)?;
+    if after > (KEYS_MAX + OWN_KEYS.len()) as u64 && after > before {
         return Err(CommitError::TooLarge {
             what: "keys in the store",
             max: KEYS_MAX,

@@ -97,7 +97,7 @@ struct Shared {
     history: Arc<History>,
     /// The counter as it was seen last.
     seen: Mutex<Option<Head>>,
-    /// Keys that there were with our last commit.
+    /// Keys that there were when they were counted last.
     keys: AtomicUsize,
 }
 
@@ -152,6 +152,14 @@ impl Store for Etcd {
             Ok(()) => Ok(listing),
             Err(_elapsed) => Err(StoreError::Unavailable(None)),
         }
+    }
+
+    async fn point(&self) -> Result<Point, StoreError> {
+        // Once etcd is known to be gone nobody is kept waiting to find that out again.
+        if *self.shared.members.health().borrow() != Health::Up {
+            return Err(StoreError::Unavailable(None));
+        }
+        Ok(self.shared.head().await?.point)
     }
 
     async fn commit(&self, at: Point, writes: Vec<Write>) -> Result<Point, CommitError> {
@@ -334,13 +342,7 @@ impl Shared {
     }
 
     async fn commit(&self, at: Point, writes: &[Write]) -> Result<Point, CommitError> {
-        let keys = self.keys.load(Ordering::Relaxed);
-        if keys + writes.len() > KEYS_MAX + OWN_KEYS.len() {
-            return Err(CommitError::TooLarge {
-                what: "keys in the store",
-                max: KEYS_MAX,
-            });
-        }
+        self.check_room(writes).await?;
         let made = new_point(at.generation + 1);
         let operations = &self.operations(made, writes).await?;
         let attempts = &AtomicU32::new(0);
@@ -364,6 +366,45 @@ impl Shared {
                 })
             }
         }
+    }
+
+    /// Refuses what would make more keys than there may be. They are counted when that may be so by what
+    /// is known of them, since others delete, too.
+    async fn check_room(&self, writes: &[Write]) -> Result<(), CommitError> {
+        let keys_max = KEYS_MAX + OWN_KEYS.len();
+        let is_put = |write: &&Write| !matches!(write, Write::Delete { .. });
+        let puts = writes.iter().filter(is_put).count();
+        if self.keys.load(Ordering::Relaxed) + puts <= keys_max {
+            return Ok(());
+        }
+        let count = GetOptions::new().with_count_only();
+        let all = TxnOp::get(self.prefix.as_str(), Some(count.clone().with_prefix()));
+        let each = writes
+            .iter()
+            .map(|write| TxnOp::get(self.full(write.key()), Some(count.clone())));
+        let counts = &std::iter::once(all).chain(each).collect::<Vec<_>>();
+        let count = |client: Client| async move {
+            let read = Txn::new().and_then(counts.as_slice());
+            client.kv_client().txn(read).await
+        };
+        let counted = self.members.ask(count).await.map_err(StoreError::from)?;
+        let counted = counted.op_responses().into_iter();
+        let mut counted = counted.map(|answer| match answer {
+            TxnOpResponse::Get(get) => usize::try_from(get.count()).unwrap_or_default(),
+            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => 0,
+        });
+        let before = counted.next().unwrap_or_default();
+        self.keys.store(before, Ordering::Relaxed);
+        let existing: usize = counted.sum();
+        // What exists of them is written over, or deleted.
+        let after = (before + puts).saturating_sub(existing);
+        if after > keys_max && after > before {
+            return Err(CommitError::TooLarge {
+                what: "keys in the store",
+                max: KEYS_MAX,
+            });
+        }
+        Ok(())
     }
 
     /// Returns what is to be done in one transaction, at whose end all keys are counted.

@@ -122,6 +122,19 @@ impl Write {
             Self::Put { key, .. } | Self::PutLeased { key, .. } | Self::Delete { key } => key,
         }
     }
+
+    /// Returns how many bytes it takes of a commit.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.key().len() + self.value().len()
+    }
+
+    fn value(&self) -> &[u8] {
+        match self {
+            Self::Put { value, .. } | Self::PutLeased { value, .. } => value,
+            Self::Delete { .. } => &[],
+        }
+    }
 }
 
 /// What one commit did to the watched keys.
@@ -262,6 +275,9 @@ pub trait Store: Send + Sync + 'static {
     /// Lists every entry but notes whose key starts with `prefix`, as of the last commit of anybody.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
+    /// Returns where the store stands: with every commit of anybody that was answered before this call.
+    async fn point(&self) -> Result<Point, StoreError>;
+
     /// Makes all `writes` and takes the next generation, if the store is at `at`.
     ///
     /// Returns the new point once it would survive a power cut.
@@ -311,21 +327,15 @@ fn check_limits(writes: &[Write]) -> Result<(), CommitError> {
     if writes.len() > COMMIT_WRITES_MAX {
         return too_large("writes in a commit", COMMIT_WRITES_MAX);
     }
-    let mut bytes = 0;
     for write in writes {
-        let value = match write {
-            Write::Put { value, .. } | Write::PutLeased { value, .. } => value.len(),
-            Write::Delete { .. } => 0,
-        };
         if write.key().len() > KEY_BYTES_MAX {
             return too_large("bytes of a key", KEY_BYTES_MAX);
         }
-        if value > VALUE_BYTES_MAX {
+        if write.value().len() > VALUE_BYTES_MAX {
             return too_large("bytes of a value", VALUE_BYTES_MAX);
         }
-        bytes += write.key().len() + value;
     }
-    if bytes > COMMIT_BYTES_MAX {
+    if writes.iter().map(Write::bytes).sum::<usize>() > COMMIT_BYTES_MAX {
         return too_large("bytes of a commit", COMMIT_BYTES_MAX);
     }
     Ok(())

@@ -598,3 +598,31 @@ async fn all_killed_and_started_again_lose_nothing() {
     let within = healed.elapsed();
     assert!(within < Duration::from_secs(3), "{within:?}");
 }
+
+#[tokio::test]
+async fn a_store_that_is_full_takes_deletions_and_heals() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let [store, other] = [(); 2].map(|()| open(&etcds));
+    for store in [&store, &other] {
+        becomes(store, |health| *health == Health::Up).await;
+    }
+    let key = |i: usize| format!("config/{i}");
+    let mut at = store.point().await.unwrap();
+    let all: Vec<_> = (0..store::KEYS_MAX).map(|i| put(&key(i), "")).collect();
+    for some in all.chunks(store::COMMIT_WRITES_MAX) {
+        at = store.commit(at, some.to_vec()).await.unwrap();
+    }
+    let too_many = store.commit(at, vec![put("config/new", "")]).await;
+    let is_full = matches!(too_many, Err(CommitError::TooLarge { .. }));
+    assert!(is_full, "{too_many:?}");
+    let at = store.commit(at, vec![put(&key(0), "again")]).await.unwrap();
+    let at = store.commit(at, vec![delete(&key(0))]).await.unwrap();
+    let at = store.commit(at, vec![put("config/new", "")]).await.unwrap();
+    // Somebody else makes room.
+    let deletes = vec![delete(&key(1)), delete(&key(2))];
+    let at = other.commit(at, deletes).await.unwrap();
+    let puts = vec![put(&key(1), ""), put(&key(2), "")];
+    store.commit(at, puts).await.unwrap();
+}

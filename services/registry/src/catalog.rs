@@ -4,6 +4,8 @@
 //! that generation, and seen through the store's watch like any other. A conflict means deciding again.
 
 mod decide;
+mod forgotten;
+mod latest;
 mod members;
 mod read;
 mod requests;
@@ -21,18 +23,22 @@ use rand::{RngCore, SeedableRng};
 use store::{CommitError, Health, Listing, Point, Store, StoreError, WatchError, Write};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
+use tonic::Code;
 
-use crate::hand::settle;
+use crate::hand::{Next, Round, settle};
 use crate::refused::Refused;
-use crate::resource::{ACCEPTED, CONFIG};
-use crate::state::State;
+use crate::resource::{ACCEPTED, CONFIG, name_of_path};
+use crate::state::{CLUSTER_KEY, State};
 use crate::statuses::Statuses;
+use crate::written::FAULTS;
 
-pub(crate) use decide::{Edit, Mode, What, forget, join, parse};
-pub(crate) use read::find;
+pub(crate) use decide::{Edit, Mode, Node, What, forget, join, parse};
+pub(crate) use latest::Latest;
+pub(crate) use read::{faults, find, get, list, page, page_size_of};
 pub(crate) use requests::{Done, RequestId};
 
 use decide::{Decision, decide};
+use latest::Readings;
 
 /// How long a member lives without a refresh.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
@@ -44,13 +50,10 @@ const ATTEMPTS_MAX: usize = 10;
 const REACH_MAX: Duration = Duration::from_secs(2);
 /// How long a commit of another registry usually takes to get here, amply.
 const LAG_MAX: Duration = Duration::from_millis(100);
-/// A prefix of no key: its listing says where the store stands.
-const NOTHING: &str = "nothing/";
 /// How long a refresh may take; a node waits 2 s for its answer.
 const REFRESH_MAX: Duration = Duration::from_secs(1);
 /// Wait before a store that did not answer is read again.
 const READ_RETRY: Duration = Duration::from_millis(200);
-const CLUSTER_KEY: &str = "secrets/cluster-key";
 
 /// Why the catalog cannot be opened or followed.
 #[derive(Debug, thiserror::Error)]
@@ -103,32 +106,42 @@ pub(crate) struct Catalog {
     state: watch::Sender<Arc<State>>,
     statuses: Statuses,
     writing: Mutex<()>,
+    readings: Readings,
+    forget_after: Duration,
 }
 
 impl Catalog {
     /// Reads the store, as soon as it answers; a new one gets its cluster key and set 1 first. What hands
     /// wrote while no registry was there is settled before anything is served, and so is a store of
     /// an earlier version, in which everything seems to be written by hand.
-    pub(crate) async fn open(store: Arc<dyn Store>, cluster: String) -> Result<Self, CatalogError> {
+    pub(crate) async fn open(
+        store: Arc<dyn Store>,
+        cluster: String,
+        forget_after: Duration,
+    ) -> Result<Self, CatalogError> {
+        let mut round = Round::default();
         let state = loop {
-            let listing = list(&*store).await?;
+            let listing = list_all(&*store).await?;
             let (writes, state) = match cluster_key(&listing) {
-                None => (first_writes(), None),
+                None => (first_writes(&listing), None),
                 Some(_) => {
-                    let state = read(&listing)?;
-                    (settle(&state, SystemTime::now()), Some(state))
+                    let state = read_state(&listing)?;
+                    match settle_in_memory(&state, &mut round) {
+                        Some(writes) => (writes, Some(state)),
+                        None => break state,
+                    }
                 }
             };
-            if let Some(state) = state
-                && writes.is_empty()
-            {
-                break state;
-            }
-            match store.commit(listing.at, writes).await {
+            match (store.commit(listing.at, writes).await, state) {
                 // Another registry may be first.
-                Ok(_) | Err(CommitError::Conflict { .. }) => {}
-                Err(CommitError::Store(error)) if error.may_pass() => sleep(READ_RETRY).await,
-                Err(error) => return Err(CatalogError::FirstCommit(error)),
+                (Ok(_) | Err(CommitError::Conflict { .. }), _) => {}
+                (Err(CommitError::Store(error)), _) if error.may_pass() => sleep(READ_RETRY).await,
+                // What counts is served, whatever becomes of the rest.
+                (Err(error @ CommitError::TooLarge { .. }), Some(state)) => {
+                    tracing::error!(%error, "what hands wrote cannot be settled now");
+                    break state;
+                }
+                (Err(error), _) => return Err(CatalogError::FirstCommit(error)),
             }
         };
         Ok(Self {
@@ -137,6 +150,8 @@ impl Catalog {
             state: watch::Sender::new(Arc::new(state)),
             statuses: Statuses::default(),
             writing: Mutex::default(),
+            readings: Readings::default(),
+            forget_after,
         })
     }
 
@@ -146,6 +161,7 @@ impl Catalog {
         tokio::select! {
             ended = self.follow_store() => ended,
             never = self.settle_on() => match never {},
+            never = self.forget_on() => match never {},
             never = self.statuses.report(&*self.store) => match never {},
         }
     }
@@ -178,7 +194,7 @@ impl Catalog {
     /// meanwhile.
     async fn read_again(&self) -> Result<State, StoreError> {
         loop {
-            match read(&list(&*self.store).await?) {
+            match read_state(&list_all(&*self.store).await?) {
                 Ok(state) => return Ok(state),
                 Err(error) => tracing::error!(%error, "carrying on with the state before"),
             }
@@ -189,15 +205,22 @@ impl Catalog {
     /// Settles what hands write, whenever they do.
     async fn settle_on(&self) -> Infallible {
         let mut states = self.states();
+        let mut round = Round::default();
         let mut settled = None;
         loop {
             let state = Arc::clone(&states.borrow_and_update());
             if settled != Some(state.stirred) {
-                let writes = settle(&state, SystemTime::now());
-                if writes.is_empty() {
-                    settled = Some(state.stirred);
-                } else if self.commit_settled(&state, writes).await {
-                    continue;
+                match settle(&state, &mut round, SystemTime::now()) {
+                    Next::Rest => settled = Some(state.stirred),
+                    Next::Look => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    Next::Write(writes) => {
+                        if self.commit_settled(&state, writes).await {
+                            continue;
+                        }
+                    }
                 }
             }
             if states.changed().await.is_err() {
@@ -209,19 +232,13 @@ impl Catalog {
 
     /// Commits what was settled; tells whether to look again without waiting for a change.
     async fn commit_settled(&self, state: &State, writes: Vec<Write>) -> bool {
-        for write in &writes {
-            match write.key().split_once('/') {
-                Some(("faults", path)) => {
-                    let healed = matches!(write, Write::Delete { .. });
-                    tracing::warn!(path, healed, "a value in the store does not count");
-                }
-                _ => tracing::info!(key = write.key(), "accepted what a hand wrote"),
-            }
-        }
         let _one_at_a_time = self.writing.lock().await;
-        let made = self.store.commit(state.at, writes).await;
+        let made = self.store.commit(state.at, writes.clone()).await;
         match made {
-            Ok(made) => self.reach(made.generation).await.is_ok(),
+            Ok(made) => {
+                writes.iter().for_each(say_settled);
+                self.reach(made.generation).await.is_ok()
+            }
             Err(CommitError::Conflict { .. }) => self.moves_on(state.at).await.is_ok(),
             Err(error @ (CommitError::Store(_) | CommitError::TooLarge { .. })) => {
                 tracing::warn!(%error, "what a hand wrote cannot be settled now");
@@ -237,9 +254,9 @@ impl Catalog {
         if timeout(LAG_MAX, self.reach(generation)).await.is_ok() {
             return Ok(());
         }
-        let listing = self.store.list(NOTHING).await;
-        let listing = listing.map_err(|error| Refused::Store(Some(error)))?;
-        self.reach(generation.min(listing.at.generation)).await
+        let point = self.store.point().await;
+        let point = point.map_err(|error| Refused::Store(Some(error)))?;
+        self.reach(generation.min(point.generation)).await
     }
 
     /// Tells whether the store answers.
@@ -274,7 +291,7 @@ impl Catalog {
         edits: impl Fn(&State) -> Result<Vec<Edit>, Refused>,
     ) -> Result<Outcome, Refused> {
         if order.validate_only {
-            let state = self.state();
+            let Latest { state, .. } = self.latest().await;
             let decision = decide(&state, &edits(&state)?)?;
             return Ok(Outcome {
                 state,
@@ -372,8 +389,39 @@ impl Catalog {
     }
 }
 
+/// Says what became of a value that a hand wrote.
+fn say_settled(write: &Write) {
+    let healed = matches!(write, Write::Delete { .. });
+    if let Some(path) = write.key().strip_prefix(FAULTS) {
+        if healed {
+            tracing::info!(path, "a value in the store is no fault any more");
+        } else {
+            tracing::warn!(path, "a value in the store does not count");
+            say_by_hand(path, Code::InvalidArgument);
+        }
+    } else if let Some(path) = write.key().strip_prefix(ACCEPTED) {
+        say_by_hand(path, Code::Ok);
+    }
+}
+
+fn say_by_hand(path: &str, code: Code) {
+    let name = name_of_path(path).map_or_else(|_| path.to_owned(), |name| name.to_string());
+    face::audit::without_call("etcd", "by hand", &name, code);
+}
+
+/// Returns what is to be written about values that hands wrote; nothing when all of them are settled.
+fn settle_in_memory(state: &State, round: &mut Round) -> Option<Vec<Write>> {
+    loop {
+        match settle(state, round, SystemTime::now()) {
+            Next::Write(writes) => return Some(writes),
+            Next::Look => {}
+            Next::Rest => return None,
+        }
+    }
+}
+
 /// Lists everything, as soon as the store answers.
-async fn list(store: &dyn Store) -> Result<Listing, StoreError> {
+async fn list_all(store: &dyn Store) -> Result<Listing, StoreError> {
     loop {
         match store.list("").await {
             Err(error) if error.may_pass() => sleep(READ_RETRY).await,
@@ -382,7 +430,7 @@ async fn list(store: &dyn Store) -> Result<Listing, StoreError> {
     }
 }
 
-fn read(listing: &Listing) -> Result<State, CatalogError> {
+fn read_state(listing: &Listing) -> Result<State, CatalogError> {
     let key = cluster_key(listing)
         .and_then(|key| key.try_into().ok())
         .ok_or(CatalogError::ClusterKey)?;
@@ -397,7 +445,8 @@ fn cluster_key(listing: &Listing) -> Option<&[u8]> {
         .map(|entry| entry.value.as_slice())
 }
 
-fn first_writes() -> Vec<Write> {
+/// Returns what a store has that nobody used yet, or whose cluster key somebody deleted.
+fn first_writes(listing: &Listing) -> Vec<Write> {
     let mut key = vec![0; CLUSTER_KEY_BYTES];
     StdRng::from_os_rng().fill_bytes(&mut key);
     let selector = v1::MemberSelector {
@@ -414,13 +463,17 @@ fn first_writes() -> Vec<Write> {
         key: key.to_owned(),
         value: value.to_vec(),
     };
-    vec![
-        put(CLUSTER_KEY, &key),
-        put(&format!("{CONFIG}sets/1"), &value),
-        put(&format!("{ACCEPTED}sets/1"), &value),
-    ]
+    let mut writes = vec![put(CLUSTER_KEY, &key)];
+    if listing.entries.is_empty() {
+        let set = [CONFIG, ACCEPTED].map(|at| put(&format!("{at}sets/1"), &value));
+        writes.extend(set);
+    }
+    writes
 }
 
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("a struct of numbers and text is always JSON")
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,11 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ArgMatches;
 use control::name::check_id;
-use control::settings::{Effective, Mistakes, Settings, private_face};
+use control::settings::{Effective, Mistakes, Settings, Span, private_face};
 use face::FaceConfig;
 use store::EtcdConfig;
 use telemetry::logs::{Filter, Format};
@@ -19,6 +20,9 @@ const GRPC_PORT: u16 = 7400;
 /// Port of the HTTP face.
 const HTTP_PORT: u16 = 7480;
 
+/// Least time without life after which a member is forgotten by setting: longer than a restart.
+const FORGET_AFTER_MIN: Duration = Duration::from_secs(60);
+
 /// Which store a registry has.
 #[derive(Clone, Debug, Default)]
 pub enum StoreConfig {
@@ -27,6 +31,26 @@ pub enum StoreConfig {
     Embedded,
     /// etcd, which any number of registries may share.
     Etcd(EtcdConfig),
+}
+
+/// How often a registry says where it stands, and how patient it is. No settings: only tests are in a hurry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Time to a bookmark while nothing else is sent. Default 15 s. Longer, and a view that went astray is
+    /// found later.
+    pub bookmark_interval: Duration,
+    /// How long whoever follows may take to read, or to answer. Default 30 s. Shorter, and a node that is busy
+    /// is cut off.
+    pub slow_watcher_after: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            bookmark_interval: Duration::from_secs(15),
+            slow_watcher_after: Duration::from_secs(30),
+        }
+    }
 }
 
 /// What a registry needs to start.
@@ -45,6 +69,11 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where the store is. Default: in a file of this registry.
     pub store: StoreConfig,
+    /// How long a member may be without life before it is forgotten. Default 24 h. Shorter than a node
+    /// may be away, and its state and tags are gone when it comes back.
+    pub forget_after: Duration,
+    /// How it goes about with those who follow.
+    pub pace: Pace,
     /// What is logged. Default `info`.
     pub log_filter: Filter,
     /// How a log line looks. Default text.
@@ -68,6 +97,8 @@ impl Config {
             http_listen: SocketAddr::new(private_face(address), HTTP_PORT),
             state_dir: PathBuf::from("/var/lib/tandem"),
             store: StoreConfig::Embedded,
+            forget_after: Duration::from_secs(24 * 60 * 60),
+            pace: Pace::default(),
             log_filter: Filter::default(),
             log_format: Format::default(),
         }
@@ -102,11 +133,21 @@ impl Config {
             http_listen: settings.read("http.listen", default.http_listen),
             state_dir: settings.read("state_dir", state_dir).0.into(),
             store: read_store(&mut settings),
+            forget_after: settings
+                .read("members.forget_after", Span(default.forget_after))
+                .0,
+            pace: default.pace,
             log_filter: settings.read("log.filter", default.log_filter),
             log_format: settings.read("log.format", default.log_format),
         };
         if let Err(error) = check_id(&config.cluster) {
             settings.refuse("cluster", error);
+        }
+        if config.forget_after < FORGET_AFTER_MIN {
+            settings.refuse(
+                "members.forget_after",
+                format!("must be at least {}", Span(FORGET_AFTER_MIN)),
+            );
         }
         if config.grpc_listen == config.http_listen {
             settings.refuse("http.listen", "is the address of gRPC, too");
@@ -356,8 +397,9 @@ mod tests {
         settings.add_file(
             &keys(),
             Path::new("t"),
-            "cluster = 'A b'\nlog.format = 'xml'\ngrpc.listen = '127.0.0.1:7480'",
+            "cluster = 'A b'\nlog.format = 'xml'\ngrpc.listen = '127.0.0.1:7480'\n\
+             members.forget_after = '1s'",
         );
-        assert_eq!(Config::read(settings).unwrap_err().0.len(), 3);
+        assert_eq!(Config::read(settings).unwrap_err().0.len(), 4);
     }
 }

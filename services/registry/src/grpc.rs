@@ -27,31 +27,61 @@ use control::registry::v1::table_definition_service_server::TableDefinitionServi
 use control::registry::v1::trunk_service_server::TrunkServiceServer;
 use control::registry::v1::watch_service_server::WatchServiceServer;
 use control::shutdown::Shutdown;
-use face::{FaceConfig, Health};
+use face::Health;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::metadata::MetadataValue;
+use tonic::{Response, Status};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Latest};
+use crate::config::{Config, Pace};
+use crate::refused::Refused;
+use crate::state::State;
+
+/// What an answer, or a refusal, says in its metadata when it was given from memory and the store did not say
+/// in time whether anything is newer.
+const STALE: &str = "tandem-stale";
 
 /// The face of one catalog. Clones share it.
 #[derive(Clone)]
 struct Face {
     catalog: Arc<Catalog>,
     shutdown: Shutdown,
+    pace: Pace,
+}
+
+impl Face {
+    /// Answers with what is read of the latest state.
+    async fn read<T>(
+        &self,
+        read: impl FnOnce(&State) -> Result<T, Refused>,
+    ) -> Result<Response<T>, Status> {
+        let Latest { state, is_stale } = self.catalog.latest().await;
+        let mut answer = read(&state).map(Response::new).map_err(Status::from);
+        if is_stale {
+            let metadata = match &mut answer {
+                Ok(answer) => answer.metadata_mut(),
+                Err(refused) => refused.metadata_mut(),
+            };
+            metadata.insert(STALE, MetadataValue::from_static("true"));
+        }
+        answer
+    }
 }
 
 /// Serves until `shutdown` is cancelled and the streams have ended.
 pub(crate) async fn serve(
     listener: TcpListener,
-    settings: &FaceConfig,
+    config: &Config,
     catalog: &Arc<Catalog>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let face = Face {
         catalog: Arc::clone(catalog),
         shutdown: shutdown.clone(),
+        pace: config.pace,
     };
-    let mut server = face::Server::new(settings)?;
+    let mut server = face::Server::new(&config.face)?;
     server
         .add(MemberServiceServer::new(face.clone()))
         .add(CellServiceServer::new(face.clone()))

@@ -1,7 +1,7 @@
 //! What becomes of values that hands wrote below `config/`: what fits goes to `accepted/`, what does not
 //! is explained in `faults/`. Values in, writes out; whichever registry sees them first commits them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,19 +9,19 @@ use control::name::Name;
 use control::registry::v1::resource::Resource as Kind;
 use control::registry::v1::{Fault, Resource};
 use control::view::{Refusal, Resources, check, name_of};
-use store::{VALUE_BYTES_MAX, Write};
+use store::{Point, VALUE_BYTES_MAX, Write};
 
-use crate::catalog::{RESOURCES_MAX, forget};
+use crate::batch::Batch;
+use crate::bounded::bounded;
+use crate::catalog::{Node, RESOURCES_MAX, forget};
 use crate::resource::{ACCEPTED, decode, is_of_kind, name_of_path};
 use crate::state::State;
 use crate::written::FAULTS;
 
-/// Most writes at a time; what is left over comes next.
-const WRITES_MAX: usize = 100;
-/// Most values that are looked at at a time, those without a fault first.
+/// Most values that are looked at at a time.
 const LOOKED_AT_MAX: usize = 1000;
-/// Most of these that are tried one by one, when all together do not fit.
-const TRIED_MAX: usize = 200;
+/// Most trials at a time of what fits: each looks at everything that counts.
+const TRIALS_MAX: usize = 100;
 
 /// What a hand wants.
 struct Wish {
@@ -31,37 +31,80 @@ struct Wish {
     value: Option<(Vec<u8>, Arc<Resource>)>,
 }
 
-/// Returns what is to be written next about values that hands wrote; nothing when all of them are settled.
-pub(crate) fn settle(state: &State, now: SystemTime) -> Vec<Write> {
-    let (mut wishes, mut faults) = read(state);
-    wishes.sort_by_key(|wish| rank(&wish.name, wish.value.is_some()));
-    let mut writes = Vec::new();
-    let (granted, refused) = grant(state, wishes);
-    faults.extend(refused);
-    for wish in granted {
-        let key = format!("{ACCEPTED}{}", wish.path);
-        match wish.value {
-            Some((value, _)) => writes.push(Write::Put { key, value }),
-            None => {
-                writes.push(Write::Delete { key });
-                writes.extend(forget(state, &wish.name));
-            }
-        }
-        if writes.len() >= WRITES_MAX {
-            return writes;
-        }
-    }
-    writes.extend(explain(state, faults, now));
-    writes.truncate(WRITES_MAX);
-    writes
+/// What is to be done next about values that hands wrote.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// To make these writes, as one commit, and to look again.
+    Write(Vec<Write>),
+    /// To look at those that have had no turn yet.
+    Look,
+    /// Nothing: every value counts or is explained.
+    Rest,
 }
 
-/// Reads what differs: what can be tried, and why the rest cannot.
-fn read(state: &State) -> (Vec<Wish>, BTreeMap<String, Vec<Refusal>>) {
+/// The paths that were looked at and are explained since anything changed by which they might fit: however
+/// many there are, everyone gets its turn.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    since: Option<Point>,
+    explained: BTreeSet<String>,
+}
+
+impl Round {
+    fn go_on_at(&mut self, stirred: Point) {
+        if self.since != Some(stirred) {
+            self.since = Some(stirred);
+            self.explained.clear();
+        }
+    }
+}
+
+/// Settles some of what hands wrote.
+pub(crate) fn settle(state: &State, round: &mut Round, now: SystemTime) -> Next {
+    round.go_on_at(state.stirred);
+    let (mut wishes, mut faults) = read(state, round);
+    wishes.sort_by_key(|wish| rank(&wish.name, wish.value.is_some()));
+    let mut trial = Trial::new(state);
+    trial.judge(wishes);
+    faults.extend(trial.refused);
+    let mut batch = Batch::default();
+    for wish in trial.granted {
+        if !batch.add(writes(state, wish)) {
+            return Next::Write(batch.into_writes());
+        }
+    }
+    explain(state, round, faults, now, &mut batch);
+    let is_explained = |(path, _): (&str, _)| round.explained.contains(path);
+    if !batch.is_empty() {
+        Next::Write(batch.into_writes())
+    } else if state.written.differing().all(is_explained) {
+        Next::Rest
+    } else {
+        Next::Look
+    }
+}
+
+/// Returns what makes a wish count.
+fn writes(state: &State, wish: Wish) -> Vec<Write> {
+    let key = format!("{ACCEPTED}{}", wish.path);
+    match wish.value {
+        Some((value, _)) => vec![Write::Put { key, value }],
+        None => {
+            let mut writes = forget(state, &wish.name, Node::StaysOut);
+            writes.push(Write::Delete { key });
+            writes
+        }
+    }
+}
+
+/// Reads what differs and had no turn yet, first what has no fault: what can be tried, and why the rest
+/// cannot.
+fn read(state: &State, round: &Round) -> (Vec<Wish>, BTreeMap<String, Vec<Refusal>>) {
     let known: BTreeMap<&str, Option<&Fault>> = state.written.faults().collect();
     let (old, new): (Vec<_>, Vec<_>) = state
         .written
         .differing()
+        .filter(|(path, _)| !round.explained.contains(*path))
         .partition(|(path, _)| known.contains_key(path));
     let mut wishes = Vec::new();
     let mut faults = BTreeMap::new();
@@ -133,51 +176,127 @@ fn rank(name: &Name, is_put: bool) -> i8 {
     if is_put { rank } else { 20 - rank }
 }
 
-/// Tells what fits, in order, and why the rest does not.
-fn grant(state: &State, wishes: Vec<Wish>) -> (Vec<Wish>, BTreeMap<String, Vec<Refusal>>) {
-    let mut all = state.resources.clone();
-    for wish in &wishes {
-        fulfil(&mut all, wish);
+/// Finds out what fits, and in which order, and why the rest does not.
+struct Trial {
+    /// What counts, with what was granted so far.
+    all: Resources,
+    trials_left: usize,
+    granted: Vec<Wish>,
+    /// By path. What is neither here nor granted had no turn.
+    refused: BTreeMap<String, Vec<Refusal>>,
+}
+
+impl Trial {
+    fn new(state: &State) -> Self {
+        Self {
+            all: state.resources.clone(),
+            trials_left: TRIALS_MAX,
+            granted: Vec::new(),
+            refused: BTreeMap::new(),
+        }
     }
-    if fits(&all).is_ok() {
-        return (wishes, BTreeMap::new());
-    }
-    let mut all = state.resources.clone();
-    let mut granted = Vec::new();
-    let mut waiting: Vec<_> = wishes.into_iter().take(TRIED_MAX).collect();
-    loop {
-        let mut refused = BTreeMap::new();
-        let mut left = Vec::new();
-        let before = granted.len();
-        for wish in waiting {
-            let undo = fulfil(&mut all, &wish);
-            match fits(&all) {
-                Ok(()) => granted.push(wish),
-                Err(refusals) => {
-                    match undo {
-                        Some(resource) => all.by_name.insert(Arc::clone(&wish.name), resource),
-                        None => all.by_name.remove(&wish.name),
-                    };
-                    refused.insert(wish.path.clone(), because(&wish, refusals));
-                    left.push(wish);
+
+    /// Judges wishes, in order of their rank.
+    ///
+    /// Whatever is at fault by its own name is put aside, all of it at once: a thousand destinations
+    /// of no set cost no more than one, and hold up nobody. Where the rest does not go together with what
+    /// stays, halves of it are tried.
+    fn judge(&mut self, mut wishes: Vec<Wish>) {
+        while !wishes.is_empty() {
+            let mut aside = BTreeMap::new();
+            let mut rest = wishes;
+            let fits = loop {
+                let Some(fits) = self.fits(&rest) else { return };
+                let Err(refusals) = fits else { break true };
+                let before = rest.len();
+                rest = put_aside(rest, refusals, &mut aside);
+                if rest.is_empty() || rest.len() == before {
+                    break false;
                 }
+            };
+            if rest.is_empty() {
+                let refused = aside.into_iter();
+                self.refused
+                    .extend(refused.map(|(path, (_, refusals))| (path, refusals)));
+                return;
+            }
+            if fits {
+                self.grant(rest);
+            } else {
+                self.halve(rest);
+            }
+            // They were refused beside everything that was wanted; not all of that came true.
+            wishes = aside.into_values().map(|(wish, _)| wish).collect();
+            wishes.sort_by_key(|wish| rank(&wish.name, wish.value.is_some()));
+        }
+    }
+
+    /// Judges wishes that do not fit all together.
+    fn halve(&mut self, mut wishes: Vec<Wish>) {
+        let latter = wishes.split_off(wishes.len().div_ceil(2));
+        for half in [wishes, latter] {
+            if half.is_empty() {
+                continue;
+            }
+            match (self.fits(&half), &half[..]) {
+                (None, _) => return,
+                (Some(Ok(())), _) => self.grant(half),
+                (Some(Err(refusals)), [wish]) => {
+                    let because = because(wish, refusals);
+                    self.refused.insert(wish.path.clone(), because);
+                }
+                (Some(Err(_)), _) => self.halve(half),
             }
         }
-        // What was refused may fit with what was granted after it.
-        if left.is_empty() || granted.len() == before {
-            return (granted, refused);
-        }
-        waiting = left;
+    }
+
+    fn grant(&mut self, wishes: Vec<Wish>) {
+        wishes.iter().for_each(|wish| fulfil(&mut self.all, wish));
+        self.granted.extend(wishes);
+    }
+
+    /// Tells whether these fit; nothing when that was asked too often.
+    fn fits(&mut self, wishes: &[Wish]) -> Option<Result<(), Vec<Refusal>>> {
+        self.trials_left = self.trials_left.checked_sub(1)?;
+        let mut all = self.all.clone();
+        wishes.iter().for_each(|wish| fulfil(&mut all, wish));
+        Some(fits(&all))
     }
 }
 
-/// Makes it so; returns what was there.
-fn fulfil(all: &mut Resources, wish: &Wish) -> Option<Arc<Resource>> {
+/// Takes those values out that are at fault by their own names, with the reasons, by their paths.
+fn put_aside(
+    wishes: Vec<Wish>,
+    refusals: Vec<Refusal>,
+    aside: &mut BTreeMap<String, (Wish, Vec<Refusal>)>,
+) -> Vec<Wish> {
+    let mut by_name: BTreeMap<String, Vec<Refusal>> = BTreeMap::new();
+    for refusal in refusals {
+        let same = by_name.entry(refusal.resource.clone()).or_default();
+        same.push(refusal);
+    }
+    let mut rest = Vec::new();
+    for wish in wishes {
+        let named = by_name.get_mut(&wish.name.to_string());
+        match named.filter(|_| wish.value.is_some()) {
+            Some(refusals) => {
+                let refusals = std::mem::take(refusals);
+                aside.insert(wish.path.clone(), (wish, refusals));
+            }
+            None => rest.push(wish),
+        }
+    }
+    rest
+}
+
+/// Makes it so.
+fn fulfil(all: &mut Resources, wish: &Wish) {
     match &wish.value {
-        Some((_, resource)) => all
-            .by_name
-            .insert(Arc::clone(&wish.name), Arc::clone(resource)),
-        None => all.by_name.remove(&wish.name),
+        Some((_, resource)) => {
+            let held = (Arc::clone(&wish.name), Arc::clone(resource));
+            all.by_name.extend([held]);
+        }
+        None => drop(all.by_name.remove(&wish.name)),
     }
 }
 
@@ -211,34 +330,45 @@ fn because(wish: &Wish, refusals: Vec<Refusal>) -> Vec<Refusal> {
     own.collect()
 }
 
-/// Returns the writes that make `faults/` say what is wrong now.
-fn explain(state: &State, faults: BTreeMap<String, Vec<Refusal>>, now: SystemTime) -> Vec<Write> {
-    let mut writes = Vec::new();
-    let mut known: BTreeMap<&str, Option<&Fault>> = state.written.faults().collect();
+/// Adds the writes that make `faults/` say what is wrong now, as many as there is room for.
+fn explain(
+    state: &State,
+    round: &mut Round,
+    faults: BTreeMap<String, Vec<Refusal>>,
+    now: SystemTime,
+    batch: &mut Batch,
+) {
+    let known: BTreeMap<&str, Option<&Fault>> = state.written.faults().collect();
     for (path, refusals) in faults {
         let resource = name_of_path(&path).map_or_else(|_| path.clone(), |name| name.to_string());
         let fault = Fault {
             resource,
-            refusals: refusals.into_iter().map(Into::into).collect(),
+            refusals: bounded(refusals).into_iter().map(Into::into).collect(),
             seen_time: Some(now.into()),
         };
-        let same = known.remove(path.as_str()).flatten().is_some_and(|known| {
+        let known = known.get(path.as_str()).copied().flatten();
+        if known.is_some_and(|known| {
             known.resource == fault.resource && known.refusals == fault.refusals
-        });
-        if !same {
-            let value = control::json::encode(&fault).into_bytes();
-            let key = format!("{FAULTS}{path}");
-            writes.push(Write::Put { key, value });
+        }) {
+            round.explained.insert(path);
+            continue;
+        }
+        let value = control::json::encode(&fault).into_bytes();
+        let key = format!("{FAULTS}{path}");
+        if !batch.add([Write::Put { key, value }]) {
+            return;
         }
     }
     // What was not looked at this time may still be at fault.
     let healed = known
         .into_keys()
         .filter(|path| !state.written.differs(path));
-    writes.extend(healed.map(|path| Write::Delete {
-        key: format!("{FAULTS}{path}"),
-    }));
-    writes
+    for path in healed {
+        let key = format!("{FAULTS}{path}");
+        if !batch.add([Write::Delete { key }]) {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -89,6 +89,17 @@ const KEYS: &[Key] = &[
     Key::new("store.etcd.key", "File with the key of that certificate")
         .unit("path, PEM")
         .wrong("Without its certificate, or not PEM: the start fails"),
+    Key::new(
+        "members.forget_after",
+        "How long a member that was seen may be without life before it is removed; a stock router \
+         never is",
+    )
+    .unit("duration, 1m or more")
+    .default("24h")
+    .wrong(
+        "Shorter than a node may be away: its desired state and tags are gone when it comes back, \
+         and who had it for a destination has it no more",
+    ),
     Key::new("log.filter", "What is logged, to standard error")
         .unit("level, or such as info,tandem_registry=debug")
         .default("info")

@@ -5,6 +5,8 @@
 //! in memory, `grpc` is the face.
 //! No call ever waits for this process.
 
+mod batch;
+mod bounded;
 mod catalog;
 mod config;
 mod grpc;
@@ -34,7 +36,7 @@ use telemetry::{http, logs};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use config::{Config, StoreConfig};
+pub use config::{Config, Pace, StoreConfig};
 pub use keys::keys;
 
 /// How long streams and requests may take to end after a shutdown was asked for.
@@ -113,7 +115,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     };
     let place = config.store_place();
     let catalog = tokio::select! {
-        catalog = catalog::Catalog::open(store, config.cluster.clone()) => {
+        catalog = catalog::Catalog::open(store, config.cluster.clone(), config.forget_after) => {
             Arc::new(catalog.with_context(|| place.clone())?)
         }
         never = hang_up([&grpc_listener, &http_listener]) => match never {},
@@ -138,7 +140,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let faces = async {
         tokio::try_join!(
             async {
-                grpc::serve(grpc_listener, &config.face, &catalog, &shutdown)
+                grpc::serve(grpc_listener, &config, &catalog, &shutdown)
                     .await
                     .context("the gRPC face")
             },

@@ -22,6 +22,8 @@ pub(crate) enum Refused {
     Kind(String),
     #[error("{0}: incarnation {1} was seen, {2} is older")]
     Incarnation(String, u64, u64),
+    #[error("{0} was removed; the node stays out until it is started again")]
+    Removed(String),
     #[error("the session of {0} is not known; register again")]
     Session(String),
     #[error("{0} is no member; register first")]
@@ -34,7 +36,7 @@ pub(crate) enum Refused {
     Busy,
     #[error("the store is not available; nodes carry on with what they have")]
     Store(#[source] Option<StoreError>),
-    #[error("nothing was read or answered for 30 s")]
+    #[error("nothing was read or answered for too long")]
     SlowWatcher,
     #[error("no Hello came")]
     NoHello,

@@ -8,23 +8,31 @@ use std::sync::Arc;
 use control::name::Name;
 use control::registry::v1::resource::Resource as Kind;
 use control::registry::v1::{Liveness, Position};
-use control::view::Resources;
+use control::view::{CLUSTER_KEY_BYTES, Resources};
 use serde::{Deserialize, Serialize};
 use store::{Commit, Entry, Listing, Point};
 
 use crate::resource::{ACCEPTED, CONFIG, decode, etag, name_of_path, path_of, stamp};
 use crate::written::{FAULTS, Written};
 
+/// The secret that ranking and tags are keyed with.
+pub(crate) const CLUSTER_KEY: &str = "secrets/cluster-key";
 /// Generations whose touched names are remembered; a node further behind gets a snapshot.
 const HISTORY_GENERATIONS_MAX: usize = 1024;
 /// Deleted names that are remembered; of one that is forgotten a node that missed the deletion thinks that
 /// it has vanished.
 const DELETED_MAX: usize = 1024;
 
-/// Durable: the last incarnation of a member, `seen/<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Durable: the last incarnation of a member, `seen/<id>`. Of one that was removed: leased.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     pub(crate) incarnation: u64,
+    /// When a registry noted that it lives no more, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gone_since: Option<u64>,
+    /// Somebody removed it: this incarnation and those before stay out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) removed: bool,
 }
 
 /// Leased: a member that lives, `alive/<id>`.
@@ -42,7 +50,7 @@ pub(crate) struct State {
     pub(crate) seen: BTreeMap<Arc<str>, Arc<Seen>>,
     pub(crate) alive: BTreeMap<Arc<str>, Arc<Alive>>,
     pub(crate) written: Written,
-    /// The commit that changed what people want, what counts, or what is said about the difference.
+    /// The commit that changed what people want, or what counts.
     pub(crate) stirred: Point,
     /// Generations in order without a gap, and the names that each touched.
     touched: VecDeque<(u64, Arc<[Name]>)>,
@@ -103,11 +111,7 @@ impl State {
         next.touched
             .push_back((commit.at.generation, touched.into_iter().collect()));
         let keys = commit.changes.iter().map(|(key, _)| key.as_str());
-        let stirs = |key: &str| {
-            [CONFIG, ACCEPTED, FAULTS]
-                .iter()
-                .any(|at| key.starts_with(at))
-        };
+        let stirs = |key: &str| key.starts_with(CONFIG) || key.starts_with(ACCEPTED);
         if keys.into_iter().any(stirs) {
             next.stirred = commit.at;
         }
@@ -186,7 +190,24 @@ impl State {
             put_json(&mut self.alive, key, id, value);
             member(id)
         } else {
+            if key == CLUSTER_KEY {
+                self.take_cluster_key(value);
+            }
             None
+        }
+    }
+
+    /// Takes another cluster key, which only a hand can have written. It is part of the checksum, so whoever
+    /// has the one before is sent everything.
+    fn take_cluster_key(&mut self, value: Option<&[u8]>) {
+        match value.map(<[u8; CLUSTER_KEY_BYTES]>::try_from) {
+            Some(Ok(cluster_key)) => self.resources.cluster_key = cluster_key,
+            Some(Err(_)) | None => {
+                tracing::error!(
+                    key = CLUSTER_KEY,
+                    "is not {CLUSTER_KEY_BYTES} bytes long; the one before stays until a restart"
+                );
+            }
         }
     }
 
@@ -319,6 +340,17 @@ mod tests {
         }
         assert_eq!(state.deleted().count(), DELETED_MAX);
         assert_eq!(deleted(&state)[0], "sets/1", "the oldest are forgotten");
+    }
+
+    #[test]
+    fn another_cluster_key_is_another_position() {
+        let key = |generation, text| commit(generation, CLUSTER_KEY, Some(text));
+        let first = State::default().after(&key(1, "0123456789abcdef"));
+        assert_eq!(first.resources.cluster_key, *b"0123456789abcdef");
+        let other = State::default().after(&key(1, "fedcba9876543210"));
+        assert_ne!(first.position.checksum, other.position.checksum);
+        let damaged = first.after(&key(2, "short"));
+        assert_eq!(damaged.resources.cluster_key, first.resources.cluster_key);
     }
 
     #[test]

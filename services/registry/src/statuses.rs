@@ -8,12 +8,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use control::registry::v1::{Ack, ConfigStatus, Hello, Nack, NodeStatus, Position, Report};
+use control::view::Refusal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
-use store::{COMMIT_WRITES_MAX, CommitError, Health, Store, Write};
+use store::{CommitError, Health, Store, Write};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::batch::batches;
+use crate::bounded::{TEXT_BYTES_MAX, bounded, clip};
+
+/// Most names that a node may say it stored for its next start, keeps, or does not know; the rest is not
+/// kept.
+const NAMES_MAX: usize = 20;
 /// How often what changed is written.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How many intervals later it is written again although nothing changed.
@@ -150,10 +157,8 @@ impl Statuses {
                 status.connected || others.get(&status.node).is_none_or(|by| *by == self.me)
             });
         }
-        for some in statuses.chunks(COMMIT_WRITES_MAX) {
-            store
-                .note(some.iter().map(|status| self.as_write(status)).collect())
-                .await?;
+        for some in batches(statuses.iter().map(|status| self.as_write(status))) {
+            store.note(some).await?;
         }
         Ok(())
     }
@@ -234,6 +239,16 @@ impl Connected<'_> {
             status.restart_needed = ack.restart_needed;
             status.kept = ack.kept;
             status.not_known = ack.not_known;
+            for names in [
+                &mut status.restart_needed,
+                &mut status.kept,
+                &mut status.not_known,
+            ] {
+                names.truncate(NAMES_MAX);
+                for name in names {
+                    clip(name, TEXT_BYTES_MAX);
+                }
+            }
             status.refused = None;
             status.refusals.clear();
         });
@@ -246,7 +261,15 @@ impl Connected<'_> {
                 .in_force
                 .filter(|in_force| Some(*in_force) != nack.position);
             status.refused = nack.position;
-            status.refusals = nack.refusals;
+            let refusals = nack.refusals.into_iter().map(|refusal| Refusal {
+                resource: refusal.resource,
+                field: refusal.field,
+                reason: refusal.reason,
+            });
+            status.refusals = bounded(refusals.collect())
+                .into_iter()
+                .map(Into::into)
+                .collect();
         });
     }
 

@@ -188,6 +188,25 @@ async fn one_mistake_stops_all_of_it_and_every_mistake_is_told() {
 }
 
 #[tokio::test]
+async fn thousands_of_mistakes_reach_the_client_as_a_refusal() {
+    let registry = registry("127.0.7.58").await;
+    let member = Member {
+        name: "members/a".into(),
+        sip: vec![SipEndpoint::default(); 2500],
+        ..Member::default()
+    };
+    let mut applier = Applier::of(&registry).await;
+    let resources = vec![as_resource(Kind::Member(member))];
+    let refused = applier.apply(request(resources, &[])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert_eq!(reason(&refused), "INVALID_VALUE");
+    let told = fields(&refused).len();
+    assert!(told > 5, "{refused}");
+    let facts = refused.get_details_error_info().unwrap().metadata;
+    assert_eq!(facts["more"], (2503 - told).to_string());
+}
+
+#[tokio::test]
 async fn malformed_values_are_refused_by_their_field_and_change_nothing() {
     let registry = registry("127.0.7.103").await;
     let mut applier = Applier::of(&registry).await;
@@ -275,6 +294,31 @@ async fn a_stale_etag_stops_all_of_it() {
             .applied
             .is_empty()
     );
+}
+
+#[tokio::test]
+async fn what_shall_go_may_have_to_be_what_somebody_saw() {
+    let registry = registry("127.0.7.59").await;
+    let mut applier = Applier::of(&registry).await;
+    let both = request(vec![set("2", 0), set("3", 0)], &[]);
+    let applied = applier.apply(both).await.unwrap().applied;
+    let mut deletes = request(Vec::new(), &["sets/2", "sets/3"]);
+    deletes.delete_etags = vec![String::new(), "1-0".to_owned()];
+    let stale = applier.apply(deletes.clone()).await.unwrap_err();
+    assert_eq!(
+        (stale.code(), &*reason(&stale)),
+        (Code::Aborted, "ETAG_MISMATCH")
+    );
+    deletes.delete_etags[1].clone_from(&applied[1].etag);
+    let applied = applier.apply(deletes.clone()).await.unwrap();
+    assert!(
+        actions(&applied)
+            .iter()
+            .all(|(_, action)| *action == AppliedAction::Deleted)
+    );
+    deletes.delete_etags.push(String::new());
+    let refused = applier.apply(deletes).await.unwrap_err();
+    assert_eq!(fields(&refused), ["delete_etags"]);
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ mod common;
 mod real;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{
@@ -25,7 +27,7 @@ use control::registry::v1::{
 };
 use control::view::{Liveness, MemberState, View};
 use real::{Etcds, Setup};
-use store::{Etcd, EtcdConfig, Store};
+use store::{Etcd, EtcdConfig, Listing, Store};
 use tandem_registry::{Config, StoreConfig};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
@@ -176,9 +178,11 @@ async fn without_etcd_a_registry_serves_on_and_refuses_writes() {
     assert_eq!(refused.code(), Code::Unavailable);
     let retry = refused.get_details_retry_info().unwrap().retry_delay;
     assert!(retry.is_some(), "{refused:?}");
-    sets.list_destination_sets(ListDestinationSetsRequest::default())
+    let listed = sets
+        .list_destination_sets(ListDestinationSetsRequest::default())
         .await
         .expect("reads are served from memory");
+    assert!(is_stale(&listed), "and say that they are");
     // Longer than a lease.
     sleep(Duration::from_secs(5)).await;
     assert_eq!(registries[0].status().await.position, before);
@@ -200,6 +204,85 @@ async fn without_etcd_a_registry_serves_on_and_refuses_writes() {
     assert!(within < Duration::from_secs(3), "{within:?}");
     assert!(liveness("router-a", Liveness::Alive)(&view.borrow()));
     are_equal(&registries).await;
+}
+
+fn is_stale<T>(answer: &tonic::Response<T>) -> bool {
+    answer.metadata().get("tandem-stale").is_some()
+}
+
+#[tokio::test]
+async fn what_one_registry_accepted_the_other_reads_at_once() {
+    let Some((_etcds, registries)) = two(["127.0.7.240", "127.0.7.241"]).await else {
+        return;
+    };
+    let channels = (registries[0].channel().await, registries[1].channel().await);
+    let mut writer = DestinationSetServiceClient::new(channels.0);
+    let mut reader = DestinationSetServiceClient::new(channels.1);
+    for round in 0..100 {
+        let update = UpdateDestinationSetRequest {
+            destination_set: Some(DestinationSet {
+                name: format!("sets/{round}"),
+                ..DestinationSet::default()
+            }),
+            allow_missing: true,
+            ..UpdateDestinationSetRequest::default()
+        };
+        let written = writer.update_destination_set(update).await.unwrap();
+        let request = control::registry::v1::GetDestinationSetRequest {
+            name: format!("sets/{round}"),
+        };
+        let read = reader.get_destination_set(request).await.unwrap();
+        assert!(!is_stale(&read), "round {round}");
+        assert_eq!(read.into_inner(), written.into_inner(), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn what_counts_can_be_followed_with_etcds_own_tool() {
+    let Some((etcds, registries)) = two(["127.0.7.242", "127.0.7.243"]).await else {
+        return;
+    };
+    let accepted = format!("/tandem/v1/{}/accepted/", registries[0].config.cluster);
+    let mut etcdctl = Command::new("etcdctl")
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", &etcds.endpoints().join(",")])
+        .args(["watch", "--prefix", &accepted])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(etcdctl.stdout.take().unwrap());
+    let (lines, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in said.lines().map_while(Result::ok) {
+            let _test_is_over = lines.send(line);
+        }
+    });
+    let first = async {
+        // It is not known when it begins to watch.
+        for n in 0.. {
+            put_set(&registries[n % 2], "seen", [0, 4][n / 2 % 2]).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let read = async {
+        let mut read = Vec::new();
+        while read.len() < 3 {
+            read.push(seen.recv().await.expect("it goes on watching"));
+        }
+        read
+    };
+    let read = tokio::select! {
+        () = first => Vec::new(),
+        read = timeout(PATIENCE, read) => read.expect("it sees a change"),
+    };
+    etcdctl.kill().unwrap();
+    etcdctl.wait().unwrap();
+    assert_eq!(
+        read[..2],
+        ["PUT".to_owned(), format!("{accepted}sets/seen")]
+    );
+    let set: DestinationSet = control::json::decode(read[2].as_bytes()).unwrap();
+    assert_eq!(set.name, "sets/seen");
 }
 
 #[tokio::test]
@@ -287,7 +370,7 @@ async fn a_restored_etcd_is_served_by_both_alike() {
     .await;
 }
 
-/// `RACES=10000` makes it long.
+/// `RACES=10000` makes it long; two registries over one file run as many in a unit test.
 #[tokio::test]
 async fn nothing_ever_refers_to_what_another_registry_deleted() {
     let races = std::env::var("RACES").map_or(100, |text| text.parse().expect("a number"));
@@ -297,10 +380,14 @@ async fn nothing_ever_refers_to_what_another_registry_deleted() {
     let [deleting, referring] = [&registries[0], &registries[1]];
     let mut deleter = ApplyServiceClient::new(deleting.channel().await);
     let mut referrer = ApplyServiceClient::new(referring.channel().await);
-    let watching = tokio::spawn(watch_references(
-        etcds.endpoints(),
-        deleting.config.cluster.clone(),
-    ));
+    let etcd = EtcdConfig {
+        endpoints: etcds.endpoints(),
+        ..EtcdConfig::default()
+    };
+    let store = Etcd::open(&etcd, &deleting.config.cluster);
+    // Before the first race: what is written meanwhile can keep it from a first listing.
+    let listing = store.list("accepted/").await.unwrap();
+    let watching = tokio::spawn(watch_references(store, listing));
     let mut referred = 0;
     for race in 0..races {
         // From a state that both know: the set is there, and nothing refers to it.
@@ -343,13 +430,7 @@ async fn nothing_ever_refers_to_what_another_registry_deleted() {
 }
 
 /// Looks at every generation of what counts until set `done` is there; returns how many it saw.
-async fn watch_references(endpoints: Vec<String>, cluster: String) -> i32 {
-    let config = EtcdConfig {
-        endpoints,
-        ..EtcdConfig::default()
-    };
-    let store = Etcd::open(&config, &cluster);
-    let listing = store.list("accepted/").await.unwrap();
+async fn watch_references(store: Etcd, listing: Listing) -> i32 {
     let mut keys: BTreeSet<String> = listing.entries.into_iter().map(|entry| entry.key).collect();
     let mut watch = store.watch("accepted/", listing.at);
     let mut seen = 0;

@@ -130,6 +130,73 @@ async fn a_plain_put_on_a_member_leaves_its_life_alone() {
 }
 
 #[tokio::test]
+async fn a_node_that_registers_leaves_alone_what_a_hand_got_wrong() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let registry = registry_with(config("127.0.7.116", &etcds)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = node("router-a", &registry, directory.path());
+    let first = session(config.clone()).await;
+    let mut view = first.view();
+    reaches(&mut view, "it lives", liveness("router-a", Liveness::Alive)).await;
+    let path = key(&registry, "config/members/router-a");
+    let stored = etcds.ctl(&["get", "--print-value-only", &path]);
+    let wrong = stored
+        .trim()
+        .replacen('{', r#"{"tags":["by-hand"],"zoen":"east","#, 1);
+    etcds.ctl(&["put", &path, &wrong]);
+    let is_fault = || async {
+        let fault = only_fault(&registry).await;
+        fault.is_some_and(|(resource, _)| resource == "members/router-a")
+    };
+    eventually("the fault", is_fault).await;
+
+    // It comes back, and says something else of itself.
+    drop(first);
+    let moved = control::client::NodeConfig {
+        dmq_port: Some(5072),
+        ..config
+    };
+    let second = session(moved).await;
+    let mut view = second.view();
+    reaches(&mut view, "its new port", |view| {
+        let dmq = view.member("router-a").and_then(|member| member.dmq);
+        dmq.is_some_and(|dmq| dmq.port() == 5072)
+    })
+    .await;
+    let kept = etcds.ctl(&["get", "--print-value-only", &path]);
+    assert_eq!(kept.trim(), wrong);
+    assert!(is_fault().await);
+    etcds.ctl(&["put", &path, &wrong.replace("zoen", "zone")]);
+    reaches(&mut view, "what was meant", |view| {
+        let member = view.member("router-a");
+        member.is_some_and(|member| member.zone == "east" && member.tags == ["by-hand"])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_value_with_thousands_of_mistakes_stops_neither_others_nor_a_start() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let registry = registry_with(config("127.0.7.117", &etcds)).await;
+    let sip = vec!["{}"; 2500].join(",");
+    let bad = format!(r#"{{"name":"members/a","sip":[{sip}]}}"#);
+    etcds.ctl(&["put", &key(&registry, "config/members/a"), &bad]);
+    let good = r#"{"name":"sets/2"}"#;
+    etcds.ctl(&["put", &key(&registry, "config/sets/2"), good]);
+    let counts = || async {
+        let accepted = key(&registry, "accepted/sets/2");
+        !etcds.ctl(&["get", &accepted]).is_empty() && faults(&registry).await.len() == 1
+    };
+    eventually("the good one counts", counts).await;
+    let fresh = registry_with(config("127.0.7.118", &etcds)).await;
+    assert_eq!(faults(&fresh).await.len(), 1);
+}
+
+#[tokio::test]
 async fn malformed_values_are_explained_by_their_field_and_nothing_of_them_counts() {
     let Some(etcds) = Etcds::start(1, Setup::default()) else {
         return;
@@ -193,6 +260,32 @@ async fn a_store_of_an_earlier_version_is_taken_over_before_it_is_served() {
         ]);
         assert_eq!(view.borrow().sets.len(), 5);
         keys.split_whitespace().count() == 7
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_cluster_key_is_served_by_old_and_fresh_registries_alike() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let old = registry_with(config("127.0.7.119", &etcds)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let node_of_old = session(node("router-a", &old, directory.path())).await;
+    let mut view = node_of_old.view();
+    let is_alive = liveness("router-a", Liveness::Alive);
+    reaches(&mut view, "it lives", is_alive).await;
+    let new = "0123456789abcdef";
+    etcds.ctl(&["put", &key(&old, "secrets/cluster-key"), new]);
+    let has_key = |view: &control::view::View| view.cluster_key == *b"0123456789abcdef";
+    reaches(&mut view, "the new key", has_key).await;
+
+    let fresh = registry_with(config("127.0.7.120", &etcds)).await;
+    let other = tempfile::tempdir().unwrap();
+    let node_of_fresh = session(node("router-b", &fresh, other.path())).await;
+    reaches(&mut node_of_fresh.view(), "the new key", has_key).await;
+    eventually("both are at the same position", || async {
+        old.status().await.position == fresh.status().await.position
     })
     .await;
 }

@@ -17,10 +17,12 @@ use control::registry::v1::config_service_client::ConfigServiceClient;
 use control::registry::v1::destination_set_service_client::DestinationSetServiceClient;
 use control::registry::v1::*;
 use control::view::{self, Liveness, Refusal, View};
+use tandem_registry::Config;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
+use tonic_types::StatusExt;
 
 #[tokio::test]
 async fn a_node_registers_and_is_listed_alive() {
@@ -466,9 +468,8 @@ impl Raw {
     }
 }
 
-async fn registry_with_stock_router(address: &str) -> Running {
-    let registry = registry(address).await;
-    let member = Member {
+fn stock_router() -> Member {
+    Member {
         name: "members/stock".into(),
         kind: MemberKind::StockRouter.into(),
         address: "127.0.7.203".into(),
@@ -477,9 +478,13 @@ async fn registry_with_stock_router(address: &str) -> Running {
             address: "127.0.7.203:5060".into(),
         }],
         ..Member::default()
-    };
+    }
+}
+
+async fn registry_with_stock_router(address: &str) -> Running {
+    let registry = registry(address).await;
     let update = UpdateMemberRequest {
-        member: Some(member),
+        member: Some(stock_router()),
         allow_missing: true,
         ..UpdateMemberRequest::default()
     };
@@ -489,6 +494,191 @@ async fn registry_with_stock_router(address: &str) -> Running {
         .await
         .unwrap();
     registry
+}
+
+#[tokio::test]
+async fn who_was_removed_stays_out_until_it_is_started_again() {
+    let mut registry = registry("127.0.7.30").await;
+    let config = node("router-a", &registry, registry.directory.path());
+    let removed = session(config.clone()).await;
+    let mut view = removed.view();
+    let is_alive = liveness("router-a", Liveness::Alive);
+    reaches(&mut view, "itself alive", is_alive).await;
+    let at = registry.config.grpc_listen;
+    // It is removed while it looks for a registry.
+    registry.stop().await;
+    registry.config.grpc_listen.set_port(at.port() + 1);
+    registry.start().await;
+    let delete = DeleteMemberRequest {
+        name: "members/router-a".into(),
+        ..DeleteMemberRequest::default()
+    };
+    members(&registry)
+        .await
+        .delete_member(delete)
+        .await
+        .unwrap();
+    registry.stop().await;
+    registry.config.grpc_listen = at;
+    registry.start().await;
+    let listed = async || {
+        let request = ListMembersRequest::default();
+        let listed = members(&registry).await.list_members(request).await;
+        listed.unwrap().into_inner().members.len()
+    };
+    // It looks for a registry every half second.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(listed().await, 0);
+    }
+    let register = RegisterRequest {
+        member: Some(Member {
+            name: "members/router-a".into(),
+            kind: MemberKind::Router.into(),
+            address: "127.0.7.200".into(),
+            sip: vec![SipEndpoint {
+                side: 0,
+                address: "127.0.7.200:5060".into(),
+            }],
+            ..Member::default()
+        }),
+        incarnation: removed.incarnation(),
+    };
+    let refused = members(&registry).await.register(register).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "MEMBER_REMOVED");
+
+    drop(removed);
+    let again = session(config).await;
+    let mut view = again.view();
+    let is_alive = liveness("router-a", Liveness::Alive);
+    reaches(&mut view, "it is started again", is_alive).await;
+    eventually("it is listed", || async { listed().await == 1 }).await;
+}
+
+#[tokio::test]
+async fn who_shows_no_life_for_long_is_forgotten_and_may_come_back() {
+    let mut config = Config::at("127.0.7.31".parse().unwrap());
+    config.forget_after = Duration::from_secs(2);
+    let mut registry = common::registry_with(config).await;
+    let directory = registry.directory.path().to_owned();
+    let stock = stock_router();
+    let update = UpdateMemberRequest {
+        member: Some(stock),
+        allow_missing: true,
+        ..UpdateMemberRequest::default()
+    };
+    members(&registry)
+        .await
+        .update_member(update)
+        .await
+        .unwrap();
+    let watcher = session(node("watcher", &registry, &directory)).await;
+    let dies = session(node("dies", &registry, &directory)).await;
+    let mut view = watcher.view();
+    reaches(&mut view, "it lives", liveness("dies", Liveness::Alive)).await;
+    let incarnation = dies.incarnation();
+    drop(dies);
+    reaches(&mut view, "it is gone", liveness("dies", Liveness::Gone)).await;
+    // What is known of it does not depend on one registry's life.
+    let noted = Instant::now();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    registry.restart().await;
+    reaches(&mut view, "it is forgotten", |view| {
+        view.member("dies").is_none()
+    })
+    .await;
+    assert!(noted.elapsed() >= Duration::from_secs(1));
+    let seen = view.borrow().clone();
+    assert!(liveness("watcher", Liveness::Alive)(&seen), "it lives on");
+    assert!(seen.member("stock").is_some(), "it never had a life");
+
+    // It was cut off, and nobody removed it.
+    let member = Member {
+        name: "members/dies".into(),
+        kind: MemberKind::Router.into(),
+        ..stock_router()
+    };
+    let register = RegisterRequest {
+        member: Some(member),
+        incarnation,
+    };
+    members(&registry).await.register(register).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_is_cut_off_and_one_that_does_gets_bookmarks() {
+    let mut config = Config::at("127.0.7.32".parse().unwrap());
+    config.pace.bookmark_interval = Duration::from_millis(300);
+    config.pace.slow_watcher_after = Duration::from_secs(1);
+    let registry = common::registry_with(config).await;
+    let update = UpdateMemberRequest {
+        member: Some(stock_router()),
+        allow_missing: true,
+        ..UpdateMemberRequest::default()
+    };
+    members(&registry)
+        .await
+        .update_member(update)
+        .await
+        .unwrap();
+    let mut quick = Raw::hello(&registry, "members/stock", None).await;
+    let mut slow = Raw::hello(&registry, "members/stock", None).await;
+    let position = quick.snapshot().await.position;
+    quick.ack(position).await;
+    slow.snapshot().await;
+    let began = Instant::now();
+    for _ in 0..2 {
+        let message = timeout(PATIENCE, quick.answers.message()).await.unwrap();
+        match message.unwrap().unwrap().message {
+            Some(sync_config_response::Message::Bookmark(said)) => {
+                assert_eq!(said.position, position);
+            }
+            other => panic!("no bookmark: {other:?}"),
+        }
+    }
+    // An answer to something else is none.
+    slow.ack(None).await;
+    let end = timeout(PATIENCE, slow.answers.message()).await.unwrap();
+    let end = end.unwrap_err();
+    assert_eq!(end.code(), Code::ResourceExhausted, "{end}");
+    assert_eq!(end.get_details_error_info().unwrap().reason, "SLOW_WATCHER");
+    let within = began.elapsed();
+    assert!(within < Duration::from_secs(5), "{within:?}");
+}
+
+#[tokio::test]
+async fn what_nodes_said_comes_in_pages() {
+    let registry = registry("127.0.7.33").await;
+    let mut sessions = Vec::new();
+    for id in ["a", "b", "c"] {
+        let directory = registry.directory.path().join(id);
+        sessions.push(session(node(id, &registry, &directory)).await);
+    }
+    eventually("all of them follow", || async {
+        registry.status().await.nodes_connected == 3
+    })
+    .await;
+    let channel = registry.channel().await;
+    let mut client = status_service_client::StatusServiceClient::new(channel);
+    let mut request = ListNodeStatusesRequest {
+        page_size: 2,
+        ..ListNodeStatusesRequest::default()
+    };
+    let mut names = Vec::new();
+    loop {
+        let page = client.list_node_statuses(request.clone()).await.unwrap();
+        let page = page.into_inner();
+        assert!(page.node_statuses.len() <= 2);
+        names.extend(page.node_statuses.into_iter().map(|status| status.node));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(names, ["members/a", "members/b", "members/c"]);
 }
 
 #[tokio::test]

@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: panics are its verdict")]
 
-use std::io::{Read, Write};
+#[path = "../../../crates/store/tests/common/etcd.rs"]
+mod real;
+
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use real::{Etcds, Setup};
 
 fn registry(address: &str, state_dir: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem-registry"));
@@ -143,4 +148,40 @@ fn all_wrong_settings_are_said_at_once() {
         said.contains("--cluster") && said.contains("--log-format"),
         "{said}"
     );
+}
+
+#[test]
+fn what_a_hand_changes_stands_in_the_audit_log() {
+    let Some(etcds) = Etcds::start(1, Setup::default()) else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let endpoints = etcds.endpoints().join(",");
+    let settings = [
+        ["--store-backend", "etcd"],
+        ["--store-etcd-endpoints", &endpoints],
+        ["--log-filter", "error,audit=info"],
+    ];
+    let mut child = registry("127.0.7.46", directory.path(), &settings.concat())
+        .spawn()
+        .unwrap();
+    wait_until_ready("127.0.7.46:7480");
+    for (path, value) in [
+        ("config/sets/2", r#"{"name":"sets/2"}"#),
+        ("config/sets/2/a", "{"),
+    ] {
+        etcds.ctl(&["put", &format!("/tandem/v1/tandem/{path}"), value]);
+    }
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    for (resource, code) in [
+        ("sets/2", "Ok"),
+        ("sets/2/destinations/a", "InvalidArgument"),
+    ] {
+        let line = lines.next().unwrap().unwrap();
+        for part in ["audit", "etcd", "by hand", resource, code] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+    }
+    terminate(&child);
+    assert!(child.wait().unwrap().success());
 }

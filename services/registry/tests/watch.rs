@@ -6,13 +6,14 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Running, put_set, registry};
+use common::{Running, put_set, registry, registry_with};
 use control::registry::v1::resource::Resource as Kind;
 use control::registry::v1::route_service_client::RouteServiceClient;
 use control::registry::v1::watch_response::Message;
 use control::registry::v1::watch_service_client::WatchServiceClient;
 use control::registry::v1::*;
 use control::view::name_of;
+use tandem_registry::Config;
 use tokio::time::timeout;
 use tonic::{Code, Streaming};
 use tonic_types::StatusExt;
@@ -142,6 +143,36 @@ async fn a_watcher_sees_what_there_is_and_then_what_its_filter_lets_through() {
     let mut ahead = watch(&registry, &["cells/"], Some(ahead)).await;
     let (reason, names, _) = snapshot(next(&mut ahead).await);
     assert_eq!((reason, names.len()), (SnapshotReason::StoreWentBack, 0));
+}
+
+#[tokio::test]
+async fn a_watcher_who_wants_to_see_little_is_told_where_it_is_however_much_happens() {
+    let mut config = Config::at("127.0.7.124".parse().unwrap());
+    config.pace.bookmark_interval = Duration::from_millis(300);
+    let registry = registry_with(config).await;
+    let mut routes = watch(&registry, &["routes/"], None).await;
+    let (.., first) = snapshot(next(&mut routes).await);
+    let churn = async {
+        for n in 0.. {
+            put_set(&registry, "2", [0, 4][n % 2]).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let bookmarks = async {
+        let mut last = first.generation;
+        for _ in 0..3 {
+            let Message::Bookmark(said) = next(&mut routes).await else {
+                panic!("nothing that it wants to see has happened");
+            };
+            let generation = said.position.unwrap().generation;
+            assert!(generation > last, "{generation} after {last}");
+            last = generation;
+        }
+    };
+    tokio::select! {
+        () = churn => {}
+        () = bookmarks => {}
+    }
 }
 
 #[tokio::test]

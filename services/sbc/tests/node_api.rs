@@ -167,7 +167,7 @@ impl Fabric {
     async fn node_status(&self) -> NodeStatus {
         let mut registry = RegistryStatus::new(self.registry.clone());
         let statuses = registry
-            .list_node_statuses(ListNodeStatusesRequest {})
+            .list_node_statuses(ListNodeStatusesRequest::default())
             .await;
         let statuses = statuses.unwrap().into_inner().node_statuses;
         let mut statuses = statuses.into_iter();

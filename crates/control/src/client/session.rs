@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
+use tonic_types::StatusExt;
 use tracing::Instrument;
 
 use super::disk::Disk;
@@ -26,6 +27,9 @@ use crate::view::View;
 
 /// How long a deletion of this member may take to come after its lease is found gone.
 const DELETION_GRACE: Duration = Duration::from_millis(300);
+
+/// The reason why a registry lets a removed member register no more.
+const MEMBER_REMOVED: &str = "MEMBER_REMOVED";
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -165,7 +169,11 @@ impl Session {
         let mut client = MemberServiceClient::new(channel);
         let answer = timeout(PATIENCE * 2, client.register(request))
             .await
-            .map_err(|_| End::Silence)??;
+            .map_err(|_| End::Silence)?
+            .map_err(|status| match status.get_details_error_info() {
+                Some(info) if info.reason == MEMBER_REMOVED => End::Removed,
+                Some(_) | None => status.into(),
+            })?;
         tracing::info!(node = %self.member.name, incarnation = self.incarnation, "registered");
         Ok(answer.into_inner().session)
     }

@@ -38,13 +38,16 @@ impl Resources {
         }
     }
 
-    /// Returns the checksum over name, etag, incarnation and liveness of every resource.
+    /// Returns the checksum over the cluster key, and name, etag, incarnation and liveness of every
+    /// resource.
     ///
     /// A sum of SipHash-2-4 with a zero key; see `Position` in `config.proto`. An etag is made of
     /// generation and content, so a node need not know every field, or even the kind, to know that it
     /// has the same resource.
     #[must_use]
     pub fn checksum(&self) -> u64 {
+        let mut key = SipHasher24::new();
+        key.write(&self.cluster_key);
         let known = self.by_name.iter().map(|(name, resource)| {
             let mut hasher = hasher_of(&name.to_string(), etag_of(resource));
             if let Some(Kind::Member(member)) = &resource.resource {
@@ -55,7 +58,7 @@ impl Resources {
         });
         let not_known = self.not_known.iter();
         let not_known = not_known.map(|(name, etag)| hasher_of(name, etag).finish());
-        known.chain(not_known).fold(0, u64::wrapping_add)
+        known.chain(not_known).fold(key.finish(), u64::wrapping_add)
     }
 
     /// Puts a resource in, over the one of the same name.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use control::name::Name;
 use control::registry::v1::resource::Resource as Kind;
@@ -10,14 +11,20 @@ use control::registry::v1::{AppliedAction, Resource, Warning};
 use control::view::{Refusal, Resources, View, etag_of, name_of};
 use store::Write;
 
-use super::RESOURCES_MAX;
 use super::warnings::warnings;
+use super::{RESOURCES_MAX, json};
 use crate::refused::{Refused, invalid};
 use crate::resource::{ACCEPTED, CONFIG, encode, is_of_kind, path_of, strip};
-use crate::state::{State, alive_key, seen_key};
+use crate::state::{Seen, State, alive_key, seen_key};
 
 /// Most edits of one request: each is up to two writes, and a commit takes so many.
 pub(crate) const EDITS_MAX: usize = 60;
+
+/// How long it is remembered that a member was removed: a node that is cut off for longer comes back as a
+/// new one.
+const REMOVED_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Most removed members that are remembered; beyond it one more is not.
+const REMOVED_MAX: usize = 1000;
 
 /// One thing that shall be.
 #[derive(Clone, Debug)]
@@ -37,14 +44,29 @@ pub(crate) enum What {
         /// If not empty, must be the stored one.
         etag: String,
         allow_missing: bool,
+        /// What becomes of the node, if it is a member.
+        node: Node,
     },
+}
+
+/// What becomes of the node of a member that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Node {
+    /// It stays out until it is started again.
+    StaysOut,
+    /// It may register again.
+    MayReturn,
 }
 
 /// Whether a resource must be new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Create,
-    Update { allow_missing: bool },
+    Update {
+        allow_missing: bool,
+    },
+    /// It may be new or not; what a hand wrote and what does not count yet, or is at fault, stays as it is.
+    Register,
 }
 
 /// What is to be done.
@@ -78,8 +100,9 @@ pub(crate) fn decide(state: &State, edits: &[Edit]) -> Result<Decision, Refused>
             What::Delete {
                 etag,
                 allow_missing,
+                node,
                 ..
-            } => delete(state, name, etag, *allow_missing, &mut decision)?,
+            } => delete(state, name, etag, *allow_missing, *node, &mut decision)?,
         };
         decision.applied.push((name.clone(), action));
     }
@@ -147,7 +170,7 @@ fn put(
         (None, Mode::Update { allow_missing }) if !allow_missing => {
             return Err(Refused::NotFound(name.to_string()));
         }
-        (Some(_) | None, Mode::Create | Mode::Update { .. }) => {}
+        (Some(_) | None, Mode::Create | Mode::Update { .. } | Mode::Register) => {}
     }
     check_etag(name, etag_of(resource), existing)?;
     let mut wanted = resource.clone();
@@ -159,15 +182,16 @@ fn put(
     });
     let path = path_of(name);
     let value = encode(&wanted);
-    if !same {
+    // A hand wrote something else that does not count (yet).
+    let differs = state.written.differs(&path);
+    let keeps_wish = differs && mode == Mode::Register;
+    if (!same || differs) && !keeps_wish {
         decision.write(CONFIG, &path, Some(value.clone()));
+    }
+    if !same || differs && !keeps_wish {
         decision.write(ACCEPTED, &path, Some(value));
         let held = (Arc::new(name.clone()), Arc::new(wanted));
         decision.after.by_name.extend([held]);
-    } else if state.written.differs(&path) {
-        // A hand wrote something else that does not count (yet): this is what is wanted now.
-        decision.write(CONFIG, &path, Some(value.clone()));
-        decision.write(ACCEPTED, &path, Some(value));
     }
     Ok(match existing {
         Some(_) if same => AppliedAction::Unchanged,
@@ -181,6 +205,7 @@ fn delete(
     name: &Name,
     etag: &str,
     allow_missing: bool,
+    node: Node,
     decision: &mut Decision,
 ) -> Result<AppliedAction, Refused> {
     let existing = state.resources.by_name.get(name).map(Arc::as_ref);
@@ -198,23 +223,36 @@ fn delete(
         decision.write(ACCEPTED, &path, None);
     }
     decision.after.by_name.remove(name);
-    decision.writes.extend(forget(state, name));
+    decision.writes.extend(forget(state, name, node));
     Ok(AppliedAction::Deleted)
 }
 
-/// Returns what else goes with a resource: what is known of a member's life.
-pub(crate) fn forget(state: &State, name: &Name) -> Vec<Write> {
+/// Returns what becomes of what is known of a member's life, when it is removed.
+pub(crate) fn forget(state: &State, name: &Name, node: Node) -> Vec<Write> {
     let Name::Member(id) = name else {
         return Vec::new();
     };
-    let mut keys = Vec::new();
-    if state.seen.contains_key(id.as_str()) {
-        keys.push(seen_key(id));
+    let mut writes = Vec::new();
+    if let Some(seen) = state.seen.get(id.as_str()) {
+        let removed = state.seen.values().filter(|seen| seen.removed);
+        let key = seen_key(id);
+        writes.push(match node {
+            Node::StaysOut if removed.count() < REMOVED_MAX => Write::PutLeased {
+                key,
+                value: json(&Seen {
+                    removed: true,
+                    ..Seen::clone(seen)
+                }),
+                lease: REMOVED_FOR,
+            },
+            Node::StaysOut | Node::MayReturn => Write::Delete { key },
+        });
     }
     if state.alive.contains_key(id.as_str()) {
-        keys.push(alive_key(id));
+        let key = alive_key(id);
+        writes.push(Write::Delete { key });
     }
-    keys.into_iter().map(|key| Write::Delete { key }).collect()
+    writes
 }
 
 impl Decision {

@@ -52,6 +52,7 @@ impl Catalog {
         }
         let session = format!("{:032x}", StdRng::from_os_rng().random::<u128>());
         let registration = |state: &State| {
+            check_return(state, &name, incarnation)?;
             let existing = find::<v1::Member>(state, &name).ok();
             if let Some(existing) = &existing {
                 check_registration(state, &name, existing, &node, incarnation)?;
@@ -59,7 +60,10 @@ impl Catalog {
             let mut decision = decide(state, &[as_edit(&node, existing.as_ref())])?;
             decision.writes.push(Write::Put {
                 key: seen_key(name.id()),
-                value: json(&Seen { incarnation }),
+                value: json(&Seen {
+                    incarnation,
+                    ..Seen::default()
+                }),
             });
             let alive = json(&Alive {
                 session: session.clone(),
@@ -130,10 +134,18 @@ fn as_edit(node: &v1::Member, existing: Option<&v1::Member>) -> Edit {
         at: "member".to_owned(),
         what: What::Put {
             resource: member.into_resource(),
-            mode: Mode::Update {
-                allow_missing: true,
-            },
+            mode: Mode::Register,
         },
+    }
+}
+
+/// Whoever was removed stays out until it is started again.
+fn check_return(state: &State, name: &Name, incarnation: u64) -> Result<(), Refused> {
+    match state.seen.get(name.id()) {
+        Some(seen) if seen.removed && incarnation <= seen.incarnation => {
+            Err(Refused::Removed(name.to_string()))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -9,7 +9,8 @@ use control::view::etag_of;
 use tonic::{Request, Response, Status};
 
 use super::Face;
-use crate::catalog::{Edit, Mode, Order, Outcome, RequestId, What};
+use crate::catalog::{Edit, Mode, Node, Order, Outcome, RequestId, What};
+use crate::refused::{Refused, invalid};
 
 #[tonic::async_trait]
 impl ApplyService for Face {
@@ -22,7 +23,7 @@ impl ApplyService for Face {
             validate_only: request.validate_only,
             request: RequestId::of(&request.request_id, &request)?,
         };
-        let edits = edits(request);
+        let edits = edits(request)?;
         let outcome = self.catalog.change(&order, |_| Ok(edits.clone())).await?;
         let applied = outcome.applied.iter();
         let applied = applied.map(|(name, action)| applied_resource(&outcome, name, *action));
@@ -34,7 +35,10 @@ impl ApplyService for Face {
     }
 }
 
-fn edits(request: ApplyResourcesRequest) -> Vec<Edit> {
+fn edits(request: ApplyResourcesRequest) -> Result<Vec<Edit>, Refused> {
+    if request.delete_etags.len() > request.deletes.len() {
+        return Err(invalid("", "delete_etags", "more than there are deletes"));
+    }
     let puts = request.resources.into_iter().enumerate();
     let puts = puts.map(|(i, resource)| Edit {
         at: format!("resources[{i}]"),
@@ -45,16 +49,19 @@ fn edits(request: ApplyResourcesRequest) -> Vec<Edit> {
             },
         },
     });
-    let deletes = request.deletes.into_iter().enumerate();
-    let deletes = deletes.map(|(i, name)| Edit {
+    let etags = request.delete_etags.into_iter();
+    let etags = etags.chain(std::iter::repeat(String::new()));
+    let deletes = request.deletes.into_iter().zip(etags).enumerate();
+    let deletes = deletes.map(|(i, (name, etag))| Edit {
         at: format!("deletes[{i}]"),
         what: What::Delete {
             name,
-            etag: String::new(),
+            etag,
             allow_missing: true,
+            node: Node::StaysOut,
         },
     });
-    puts.chain(deletes).collect()
+    Ok(puts.chain(deletes).collect())
 }
 
 fn applied_resource(outcome: &Outcome, name: &Name, action: AppliedAction) -> AppliedResource {

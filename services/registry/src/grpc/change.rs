@@ -5,7 +5,7 @@ use control::name::Name;
 use prost_types::FieldMask;
 
 use super::Face;
-use crate::catalog::{Edit, Mode, Order, Outcome, RequestId, What, find, join, parse};
+use crate::catalog::{Edit, Mode, Node, Order, Outcome, RequestId, What, find, join, parse};
 use crate::refused::{Refused, invalid};
 use crate::resource::Managed;
 use crate::state::State;
@@ -90,6 +90,7 @@ impl Face {
                 name,
                 etag,
                 allow_missing: false,
+                node: Node::StaysOut,
             },
         }];
         let outcome = self.catalog.change(order, |_| Ok(edits.clone()));

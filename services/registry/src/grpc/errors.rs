@@ -8,10 +8,13 @@ use face::errors::DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::bounded::{REFUSALS_MAX, TEXT_BYTES_MAX, bounded, clip, more};
 use crate::refused::Refused;
 
 /// When a request that the store had no answer for may be tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Longest message but for what refusals add to it, in bytes.
+const MESSAGE_BYTES_MAX: usize = 1024;
 /// When a request that others were faster than may be tried again.
 const BUSY_DELAY: Duration = Duration::from_millis(100);
 
@@ -27,6 +30,7 @@ impl Refused {
             Self::Referenced(_) => (Code::FailedPrecondition, "STILL_REFERENCED"),
             Self::Kind(_) => (Code::FailedPrecondition, "KIND_CHANGED"),
             Self::Incarnation(..) => (Code::FailedPrecondition, "INCARNATION_TOO_OLD"),
+            Self::Removed(_) => (Code::FailedPrecondition, "MEMBER_REMOVED"),
             Self::Session(_) => (Code::NotFound, "SESSION_UNKNOWN"),
             Self::NoMember(_) => (Code::NotFound, "NO_MEMBER"),
             Self::Full { .. } => (Code::ResourceExhausted, "LIMIT_REACHED"),
@@ -45,6 +49,7 @@ impl Refused {
             Self::NotFound(name)
             | Self::Exists(name)
             | Self::Kind(name)
+            | Self::Removed(name)
             | Self::Session(name)
             | Self::NoMember(name) => &[("resource", name.clone())],
             Self::AliveElsewhere(name, address) => {
@@ -64,61 +69,109 @@ impl Refused {
             | Self::NoHello
             | Self::ShuttingDown => &[],
         };
-        let owned = |(key, value): &(&str, String)| ((*key).to_owned(), value.clone());
+        let owned = |(key, value): &(&str, String)| {
+            let mut value = value.clone();
+            clip(&mut value, TEXT_BYTES_MAX);
+            ((*key).to_owned(), value)
+        };
         facts.iter().map(owned).collect()
+    }
+
+    /// Returns the status with no more than so many of the refusals.
+    fn status(&self, told_max: usize) -> Status {
+        let (code, reason) = self.kind();
+        let mut message = self.to_string();
+        clip(&mut message, MESSAGE_BYTES_MAX);
+        let mut details = ErrorDetails::new();
+        let mut facts = self.facts();
+        let (told, untold) = self
+            .refusals()
+            .split_at(told_max.min(self.refusals().len()));
+        if !untold.is_empty() {
+            facts.insert("more".to_owned(), untold.len().to_string());
+        }
+        details.set_error_info(reason, DOMAIN, facts);
+        let told = bounded(told.to_vec());
+        for Refusal {
+            resource,
+            field,
+            reason,
+        } in &told
+        {
+            if matches!(self, Self::Referenced(_)) {
+                let said = format!("{resource}: {field}: {reason}");
+                details.add_precondition_failure_violation("REFERENCED", resource, said);
+            } else {
+                details.add_bad_request_violation(field, reason);
+            }
+        }
+        match self {
+            Self::Invalid(_) | Self::Referenced(_) => message = said(&message, &told, untold.len()),
+            Self::RequestIdReused(_) => {
+                details.add_bad_request_violation("request_id", &message);
+            }
+            Self::Store(_) | Self::ShuttingDown => drop(details.set_retry_info(Some(RETRY_DELAY))),
+            Self::Busy => drop(details.set_retry_info(Some(BUSY_DELAY))),
+            Self::NotFound(_)
+            | Self::Exists(_)
+            | Self::AliveElsewhere(..)
+            | Self::Etag { .. }
+            | Self::Kind(_)
+            | Self::Incarnation(..)
+            | Self::Removed(_)
+            | Self::Session(_)
+            | Self::NoMember(_)
+            | Self::Full { .. }
+            | Self::SlowWatcher
+            | Self::NoHello => {}
+        }
+        Status::with_error_details(code, message, details)
+    }
+
+    /// Returns every single reason; none where the refusal says it all.
+    fn refusals(&self) -> &[Refusal] {
+        match self {
+            Self::Invalid(refusals) | Self::Referenced(refusals) => refusals,
+            Self::NotFound(_)
+            | Self::Exists(_)
+            | Self::AliveElsewhere(..)
+            | Self::Etag { .. }
+            | Self::Kind(_)
+            | Self::Incarnation(..)
+            | Self::Removed(_)
+            | Self::Session(_)
+            | Self::NoMember(_)
+            | Self::Full { .. }
+            | Self::RequestIdReused(_)
+            | Self::Busy
+            | Self::Store(_)
+            | Self::SlowWatcher
+            | Self::NoHello
+            | Self::ShuttingDown => &[],
+        }
     }
 }
 
 impl From<Refused> for Status {
+    /// Tells as many of the refusals as every client can read.
     fn from(refused: Refused) -> Self {
-        let (code, reason) = refused.kind();
-        let mut message = refused.to_string();
-        let mut details = ErrorDetails::new();
-        details.set_error_info(reason, DOMAIN, refused.facts());
-        match &refused {
-            Refused::Invalid(refusals) => {
-                for refusal in refusals {
-                    details.add_bad_request_violation(&refusal.field, &refusal.reason);
-                }
-                message = said(&message, refusals);
+        let mut told = refused.refusals().len().min(REFUSALS_MAX);
+        loop {
+            let status = refused.status(told);
+            if told == 0 || face::errors::fits(&status) {
+                return status;
             }
-            Refused::Referenced(refusals) => {
-                for refusal in refusals {
-                    let said = refusal.to_string();
-                    details.add_precondition_failure_violation(
-                        "REFERENCED",
-                        &refusal.resource,
-                        said,
-                    );
-                }
-                message = said(&message, refusals);
-            }
-            Refused::RequestIdReused(_) => {
-                details.add_bad_request_violation("request_id", &message);
-            }
-            Refused::Store(_) | Refused::ShuttingDown => {
-                details.set_retry_info(Some(RETRY_DELAY));
-            }
-            Refused::Busy => drop(details.set_retry_info(Some(BUSY_DELAY))),
-            Refused::NotFound(_)
-            | Refused::Exists(_)
-            | Refused::AliveElsewhere(..)
-            | Refused::Etag { .. }
-            | Refused::Kind(_)
-            | Refused::Incarnation(..)
-            | Refused::Session(_)
-            | Refused::NoMember(_)
-            | Refused::Full { .. }
-            | Refused::SlowWatcher
-            | Refused::NoHello => {}
+            told -= 1;
         }
-        Self::with_error_details(code, message, details)
     }
 }
 
 /// Clients that show only the message see the reasons, too.
-fn said(message: &str, refusals: &[Refusal]) -> String {
-    let reasons: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+fn said(message: &str, told: &[Refusal], untold: usize) -> String {
+    let mut reasons: Vec<_> = told.iter().map(ToString::to_string).collect();
+    if untold > 0 {
+        reasons.push(more(untold));
+    }
     format!("{message}: {}", reasons.join("; "))
 }
 
@@ -143,6 +196,7 @@ mod tests {
             Refused::Referenced(Vec::new()),
             Refused::Kind(text()),
             Refused::Incarnation(text(), 0, 0),
+            Refused::Removed(text()),
             Refused::Session(text()),
             Refused::NoMember(text()),
             Refused::Full { what: "", max: 0 },
@@ -175,5 +229,38 @@ mod tests {
                 assert!(row.contains(&format!("`{fact}`")), "{reason} tells {fact}");
             }
         }
+    }
+
+    #[test]
+    fn whatever_is_wrong_every_client_can_read_the_status() {
+        let long = |i: usize, bytes: usize| Refusal {
+            resource: format!("members/{i}"),
+            field: format!("sip[{i}].address"),
+            reason: "\u{e9} ".repeat(bytes),
+        };
+        for bytes in [1, 20, 200, 100_000] {
+            let refusals: Vec<_> = (0..2500).map(|i| long(i, bytes)).collect();
+            for refused in [
+                Refused::Invalid(refusals.clone()),
+                Refused::Referenced(refusals),
+            ] {
+                let status = Status::from(refused);
+                assert!(face::errors::fits(&status), "{bytes}");
+                let info = status.get_details_error_info().unwrap();
+                let bad = status.get_details_bad_request();
+                let failed = status.get_details_precondition_failure();
+                let told = bad.map_or(0, |bad| bad.field_violations.len())
+                    + failed.map_or(0, |failed| failed.violations.len());
+                assert!(told > 0, "{bytes}");
+                assert_eq!(info.metadata["more"], (2500 - told).to_string());
+                let said = status.message();
+                assert!(
+                    said.ends_with(&format!("and {} more", 2500 - told)),
+                    "{said}"
+                );
+            }
+        }
+        let stranger = Status::from(Refused::NoMember("x".repeat(1_000_000)));
+        assert!(face::errors::fits(&stranger));
     }
 }

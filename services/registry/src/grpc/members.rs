@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Face;
 use super::change::{order, required, result};
-use crate::catalog::{Catalog, LEASE, Order, parse};
+use crate::catalog::{Catalog, LEASE, Order, get, list, parse};
 use crate::refused::Refused;
 use crate::resource::Managed;
 
@@ -68,7 +68,8 @@ impl MemberService for Face {
         &self,
         request: Request<GetMemberRequest>,
     ) -> Result<Response<Member>, Status> {
-        Ok(Response::new(self.catalog.get(&request.into_inner().name)?))
+        let name = request.into_inner().name;
+        self.read(|state| get(state, &name)).await
     }
 
     async fn list_members(
@@ -79,11 +80,14 @@ impl MemberService for Face {
             page_size,
             page_token,
         } = request.into_inner();
-        let (members, next_page_token) = self.catalog.list(page_size, &page_token, Member::owns)?;
-        Ok(Response::new(ListMembersResponse {
-            members,
-            next_page_token,
-        }))
+        self.read(|state| {
+            let (members, next_page_token) = list(state, page_size, &page_token, Member::owns)?;
+            Ok(ListMembersResponse {
+                members,
+                next_page_token,
+            })
+        })
+        .await
     }
 
     async fn update_member(

@@ -29,8 +29,10 @@ use tonic::{Request, Response, Status};
 
 use super::Face;
 use super::change::order;
+use crate::catalog::{get, list};
 use crate::refused::Refused;
 use crate::resource::Managed;
+use crate::state::State;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -47,19 +49,22 @@ macro_rules! serves {
         #[tonic::async_trait]
         impl $service for Face {
             async fn $get(&self, request: Request<$get_request>) -> Answer<$kind> {
-                Ok(Response::new(self.catalog.get(&request.into_inner().name)?))
+                let name = request.into_inner().name;
+                self.read(|state| get(state, &name)).await
             }
 
             async fn $list(&self, request: Request<$list_request>) -> Answer<$list_response> {
                 let request = request.into_inner();
-                let wanted = $wanted(self, &request)?;
-                let ($many, next_page_token) =
-                    self.catalog
-                        .list(request.page_size, &request.page_token, wanted)?;
-                Ok(Response::new($list_response {
-                    $many,
-                    next_page_token,
-                }))
+                self.read(|state| {
+                    let wanted = $wanted(state, &request)?;
+                    let ($many, next_page_token) =
+                        list(state, request.page_size, &request.page_token, wanted)?;
+                    Ok($list_response {
+                        $many,
+                        next_page_token,
+                    })
+                })
+                .await
             }
 
             async fn $create(&self, request: Request<$create_request>) -> Answer<$kind> {
@@ -94,18 +99,18 @@ macro_rules! serves {
 }
 
 /// Lists all of a kind.
-fn all<R: Managed, M>(_face: &Face, _request: &M) -> Result<fn(&Name) -> bool, Refused> {
+fn all<R: Managed, M>(_state: &State, _request: &M) -> Result<fn(&Name) -> bool, Refused> {
     Ok(R::owns)
 }
 
 /// Lists the destinations of one set, or of all.
 fn of_parent(
-    face: &Face,
+    state: &State,
     request: &ListDestinationsRequest,
 ) -> Result<impl Fn(&Name) -> bool + use<>, Refused> {
     let parent = match request.parent.as_str() {
         "" => None,
-        parent => Some(face.catalog.get::<DestinationSet>(parent)?.name),
+        parent => Some(get::<DestinationSet>(state, parent)?.name),
     };
     Ok(move |name: &Name| match name {
         Name::Destination { set, .. } => parent

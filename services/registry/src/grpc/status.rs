@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::Face;
 use super::sync::is_member;
+use crate::catalog::{faults, page, page_size_of};
 use crate::statuses::summary;
 
 impl Face {
@@ -28,23 +29,29 @@ impl StatusService for Face {
         _request: Request<GetConfigStatusRequest>,
     ) -> Result<Response<ConfigStatus>, Status> {
         let statuses = self.node_statuses().await;
-        let state = self.catalog.state();
-        let faults = state.written.faults().count();
-        let cluster = self.catalog.cluster();
-        Ok(Response::new(summary(
-            cluster,
-            state.position,
-            &statuses,
-            faults,
-        )))
+        self.read(|state| {
+            let faults = state.written.faults().count();
+            let cluster = self.catalog.cluster();
+            Ok(summary(cluster, state.position, &statuses, faults))
+        })
+        .await
     }
 
     async fn list_node_statuses(
         &self,
-        _request: Request<ListNodeStatusesRequest>,
+        request: Request<ListNodeStatusesRequest>,
     ) -> Result<Response<ListNodeStatusesResponse>, Status> {
+        let ListNodeStatusesRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let size = page_size_of(page_size)?;
+        let all = self.node_statuses().await.into_iter();
+        let rest = all.filter(|status| page_token.is_empty() || status.node > page_token);
+        let (node_statuses, next_page_token) = page(rest, size, |last| last.node.clone());
         Ok(Response::new(ListNodeStatusesResponse {
-            node_statuses: self.node_statuses().await,
+            node_statuses,
+            next_page_token,
         }))
     }
 
@@ -56,10 +63,13 @@ impl StatusService for Face {
             page_size,
             page_token,
         } = request.into_inner();
-        let (faults, next_page_token) = self.catalog.faults(page_size, &page_token)?;
-        Ok(Response::new(ListFaultsResponse {
-            faults,
-            next_page_token,
-        }))
+        self.read(|state| {
+            let (faults, next_page_token) = faults(state, page_size, &page_token)?;
+            Ok(ListFaultsResponse {
+                faults,
+                next_page_token,
+            })
+        })
+        .await
     }
 }

@@ -22,14 +22,11 @@ use super::Face;
 use super::outgoing::{Answers, Outgoing, outgoing};
 use super::step::{CHANGE_BYTES_MAX, PART_NAMES_MAX, Step, parts_of, step};
 use crate::catalog::Catalog;
+use crate::config::Pace;
 use crate::refused::{Refused, invalid};
 use crate::state::State;
 use crate::statuses::Connected;
 
-/// Time between two bookmarks while nothing changes.
-pub(super) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
-/// How long a node may take to answer, or to read what it is sent.
-pub(super) const SLOW_WATCHER_AFTER: Duration = Duration::from_secs(30);
 /// How long a node may take to say Hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 
@@ -45,7 +42,7 @@ impl ConfigService for Face {
         let face = self.clone();
         tokio::spawn(async move {
             let end = tokio::select! {
-                end = serve(&face.catalog, request.into_inner(), &answers) => end,
+                end = serve(&face.catalog, face.pace, request.into_inner(), &answers) => end,
                 () = face.shutdown.cancelled() => Err(Refused::ShuttingDown.into()),
             };
             if let Err(status) = end {
@@ -58,6 +55,7 @@ impl ConfigService for Face {
 
 async fn serve(
     catalog: &Catalog,
+    pace: Pace,
     mut requests: Streaming<SyncConfigRequest>,
     answers: &Answers<SyncConfigResponse>,
 ) -> Result<(), Status> {
@@ -71,8 +69,10 @@ async fn serve(
     tracing::info!(node = hello.node, position = ?hello.position, "node follows the configuration");
     let mut node = Node {
         answers,
+        pace,
         sent: hello.position,
         owes_answer: false,
+        quiet_since: Instant::now(),
     };
     let known = hello.position.map_or(0, |position| position.generation);
     catalog.catch_up(known).await?;
@@ -81,12 +81,11 @@ async fn serve(
     let first = Arc::clone(&states.borrow_and_update());
     node.greet(&first, asked).await?;
     drop(first);
-    let mut quiet_since = Instant::now();
     loop {
         let limit = if node.owes_answer {
-            SLOW_WATCHER_AFTER
+            pace.slow_watcher_after
         } else {
-            BOOKMARK_INTERVAL
+            pace.bookmark_interval
         };
         tokio::select! {
             request = requests.message() => match request? {
@@ -98,7 +97,7 @@ async fn serve(
                 let state = Arc::clone(&states.borrow_and_update());
                 node.catch_up(&state).await?;
             }
-            () = sleep_until(quiet_since + limit) => {
+            () = sleep_until(node.quiet_since + limit) => {
                 if node.owes_answer {
                     return Err(Refused::SlowWatcher.into());
                 }
@@ -106,7 +105,6 @@ async fn serve(
                 node.send(sync_config_response::Message::Bookmark(Bookmark { position })).await?;
             }
         }
-        quiet_since = Instant::now();
     }
 }
 
@@ -137,9 +135,12 @@ pub(super) fn is_member(state: &State, name: &str) -> bool {
 /// What is known about the other end.
 struct Node<'a> {
     answers: &'a Answers<SyncConfigResponse>,
+    pace: Pace,
     /// Where its staged view stands; `None` for nowhere.
     sent: Option<Position>,
     owes_answer: bool,
+    /// When something was sent, or answered, last.
+    quiet_since: Instant,
 }
 
 impl Node<'_> {
@@ -212,7 +213,7 @@ impl Node<'_> {
         Ok(())
     }
 
-    async fn send_part(&self, part: Snapshot) -> Result<(), Status> {
+    async fn send_part(&mut self, part: Snapshot) -> Result<(), Status> {
         self.send(sync_config_response::Message::Snapshot(part))
             .await
     }
@@ -247,14 +248,16 @@ impl Node<'_> {
             }
         }
         self.owes_answer = false;
+        self.quiet_since = Instant::now();
         Ok(())
     }
 
-    async fn send(&self, message: sync_config_response::Message) -> Result<(), Status> {
+    async fn send(&mut self, message: sync_config_response::Message) -> Result<(), Status> {
         let response = SyncConfigResponse {
             message: Some(message),
         };
-        let sent = timeout(SLOW_WATCHER_AFTER, self.answers.send(response)).await;
+        let sent = timeout(self.pace.slow_watcher_after, self.answers.send(response)).await;
+        self.quiet_since = Instant::now();
         if sent.map_err(|_| Refused::SlowWatcher)? {
             Ok(())
         } else {

@@ -9,14 +9,14 @@ use control::registry::v1::{
     watch_response,
 };
 use prost::Message;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Response, Status};
 
 use super::Face;
 use super::outgoing::{Answers, Outgoing, outgoing};
 use super::step::{CHANGE_BYTES_MAX, Step, parts_of, step};
-use super::sync::{BOOKMARK_INTERVAL, SLOW_WATCHER_AFTER};
 use crate::catalog::Catalog;
+use crate::config::Pace;
 use crate::refused::{Refused, invalid};
 use crate::state::State;
 
@@ -38,8 +38,10 @@ impl WatchService for Face {
         tokio::spawn(async move {
             let mut watcher = Watcher {
                 answers: &answers,
+                pace: face.pace,
                 filter,
                 sent: since,
+                quiet_since: Instant::now(),
             };
             let end = tokio::select! {
                 end = watcher.follow(&face.catalog) => end,
@@ -97,9 +99,12 @@ impl Filter {
 
 struct Watcher<'a> {
     answers: &'a Answers<WatchResponse>,
+    pace: Pace,
     filter: Filter,
     /// What the watcher has; `None` for nothing.
     sent: Option<Position>,
+    /// When something was sent last, whatever happened since that the watcher does not want to see.
+    quiet_since: Instant,
 }
 
 impl Watcher<'_> {
@@ -114,19 +119,10 @@ impl Watcher<'_> {
             drop(state);
             tokio::select! {
                 changed = states.changed() => changed.map_err(|_| Refused::ShuttingDown)?,
-                status = self.say_where(catalog) => return Err(status),
-            }
-        }
-    }
-
-    /// Sends bookmarks until the watcher does not take them any more.
-    async fn say_where(&self, catalog: &Catalog) -> Status {
-        loop {
-            sleep(BOOKMARK_INTERVAL).await;
-            let position = Some(catalog.state().position);
-            let bookmark = watch_response::Message::Bookmark(Bookmark { position });
-            if let Err(status) = self.send(bookmark).await {
-                return status;
+                () = sleep_until(self.quiet_since + self.pace.bookmark_interval) => {
+                    let position = self.sent;
+                    self.send(watch_response::Message::Bookmark(Bookmark { position })).await?;
+                }
             }
         }
     }
@@ -162,7 +158,7 @@ impl Watcher<'_> {
         Ok(())
     }
 
-    async fn send_snapshot(&self, state: &State, reason: SnapshotReason) -> Result<(), Status> {
+    async fn send_snapshot(&mut self, state: &State, reason: SnapshotReason) -> Result<(), Status> {
         let all = state.resources.by_name.iter();
         let wanted = all.filter(|(name, _)| self.filter.lets_through(name));
         let parts = parts_of(wanted.map(|(_, resource)| &**resource));
@@ -180,11 +176,12 @@ impl Watcher<'_> {
         Ok(())
     }
 
-    async fn send(&self, message: watch_response::Message) -> Result<(), Status> {
+    async fn send(&mut self, message: watch_response::Message) -> Result<(), Status> {
         let response = WatchResponse {
             message: Some(message),
         };
-        let sent = timeout(SLOW_WATCHER_AFTER, self.answers.send(response)).await;
+        let sent = timeout(self.pace.slow_watcher_after, self.answers.send(response)).await;
+        self.quiet_since = Instant::now();
         if sent.map_err(|_| Refused::SlowWatcher)? {
             Ok(())
         } else {

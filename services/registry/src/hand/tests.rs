@@ -55,18 +55,24 @@ fn by_hand(state: &State, path: &str, value: Option<&str>) -> State {
     commit(state, vec![(format!("{CONFIG}{path}"), value)])
 }
 
-/// Settles until nothing is left to do. Every state on the way must be good.
+/// Settles until nothing is left to do. Every state on the way must be good, and every step one that a
+/// store takes.
 fn settle_all(mut state: State) -> State {
-    for _ in 0..100 {
-        let writes = settle(&state, SystemTime::UNIX_EPOCH);
-        if writes.is_empty() {
-            return state;
-        }
-        assert!(writes.len() <= store::COMMIT_WRITES_MAX);
+    let mut round = Round::default();
+    for _ in 0..200 {
+        let writes = match settle(&state, &mut round, SystemTime::UNIX_EPOCH) {
+            Next::Write(writes) => writes,
+            Next::Look => continue,
+            Next::Rest => return state,
+        };
+        assert!((1..=store::COMMIT_WRITES_MAX).contains(&writes.len()));
+        assert!(writes.iter().map(Write::bytes).sum::<usize>() <= store::COMMIT_BYTES_MAX);
         let writes = writes.into_iter().map(|write| match write {
-            Write::Put { key, value } => (key, Some(value)),
+            Write::Put { key, value } | Write::PutLeased { key, value, .. } => {
+                assert!(value.len() <= VALUE_BYTES_MAX, "{key}");
+                (key, Some(value))
+            }
             Write::Delete { key } => (key, None),
-            Write::PutLeased { key, .. } => panic!("{key} is leased"),
         });
         state = commit(&state, writes.collect());
         state
@@ -237,10 +243,103 @@ fn a_member_keeps_its_kind_and_its_life() {
     assert_eq!(found.liveness, control::view::Liveness::Alive);
 
     let state = settle_all(by_hand(&state, "members/a", None));
-    assert!(
-        state.seen.is_empty() && state.alive.is_empty(),
-        "its life goes with it"
+    assert!(state.alive.is_empty(), "its life goes with it");
+    let seen = &state.seen["a"];
+    assert!(seen.removed && seen.incarnation == 7, "it stays out");
+}
+
+#[test]
+fn a_value_with_thousands_of_mistakes_holds_up_nobody() {
+    let sip = vec!["{}"; 2500].join(",");
+    let bad = format!(
+        r#"{{"name":"members/a","kind":"MEMBER_KIND_SBC","address":"192.0.2.1","sip":[{sip}]}}"#
     );
+    // What is wrong with it is shown with escapes, and is longer than it.
+    let long = format!(
+        r#"{{"name":"sets/2/destinations/a","uri":"{}"}}"#,
+        "\\u0001".repeat(40_000)
+    );
+    let state = by_hand(&settled(&[SET_1]), "members/a", Some(&bad));
+    let state = by_hand(&state, "sets/2/a", Some(&long));
+    let state = settle_all(by_hand(&state, "sets/2", Some(r#"{"name":"sets/2"}"#)));
+    assert_eq!(accepted(&state), ["sets/1", "sets/2"]);
+    let faults: Vec<_> = state.written.faults().collect();
+    assert_eq!(faults.len(), 2);
+    let refusals = &faults[0].1.unwrap().refusals;
+    let last = &refusals.last().unwrap().reason;
+    assert!(refusals.len() < 30 && last.starts_with("and 24"), "{last}");
+}
+
+#[test]
+fn what_is_more_than_a_commit_takes_counts_in_several() {
+    let mut state = settled(&[SET_1]);
+    for i in 2..12 {
+        let padding = " ".repeat(200 * 1024);
+        let text = format!(r#"{{"name":"sets/{i}"{padding}}}"#);
+        state = by_hand(&state, &format!("sets/{i}"), Some(&text));
+    }
+    let state = settle_all(state);
+    assert_eq!((accepted(&state).len(), faults(&state).len()), (11, 0));
+}
+
+#[test]
+fn hundreds_that_lead_nowhere_hold_up_nobody() {
+    let mut writes = Vec::new();
+    for i in 0..300 {
+        let name = format!("sets/2/destinations/d{i}");
+        let text = format!(r#"{{"name":"{name}","uri":"sip:a"}}"#);
+        writes.push((format!("{CONFIG}sets/2/d{i}"), Some(text.into_bytes())));
+    }
+    let state = settle_all(commit(&settled(&[SET_1]), writes));
+    assert_eq!(faults(&state).len(), 300);
+    let route = r#"{"name":"routes/a","results":[{"set":"sets/1"}]}"#;
+    let state = settle_all(by_hand(&state, "routes/a", Some(route)));
+    assert_eq!(accepted(&state), ["routes/a", "sets/1"]);
+    let astray = r#"{"name":"routes/b","results":[{"set":"sets/9"}]}"#;
+    let state = settle_all(by_hand(&state, "routes/b", Some(astray)));
+    assert_eq!(faults(&state).len(), 301);
+    let state = settle_all(by_hand(&state, "sets/2", Some(r#"{"name":"sets/2"}"#)));
+    assert_eq!((accepted(&state).len(), faults(&state).len()), (303, 1));
+}
+
+#[test]
+fn thousands_of_stray_keys_hold_up_nobody() {
+    let stray = (0..1500).map(|i| (format!("{CONFIG}a{i}"), Some(b"{}".to_vec())));
+    let route = r#"{"name":"routes/a","results":[{"set":"sets/2"}]}"#;
+    let state = commit(&settled(&[SET_1]), stray.collect());
+    let state = settle_all(by_hand(&state, "routes/a", Some(route)));
+    assert_eq!(faults(&state).len(), 1501);
+    let state = settle_all(by_hand(&state, "sets/2", Some(r#"{"name":"sets/2"}"#)));
+    assert_eq!(accepted(&state), ["routes/a", "sets/1", "sets/2"]);
+    assert_eq!(faults(&state).len(), 1500);
+}
+
+#[test]
+fn a_deletion_that_cannot_be_holds_up_nobody() {
+    let to_2 = |id: &str| format!(r#"{{"name":"routes/{id}","results":[{{"set":"sets/2"}}]}}"#);
+    let sets: Vec<_> = (3..250).map(|i| format!("sets/{i}")).collect();
+    let texts: Vec<_> = sets
+        .iter()
+        .map(|name| format!(r#"{{"name":"{name}"}}"#))
+        .collect();
+    let mut values = vec![SET_1, ("sets/2", r#"{"name":"sets/2"}"#)];
+    values.extend(
+        sets.iter()
+            .zip(&texts)
+            .map(|(name, text)| (name.as_str(), text.as_str())),
+    );
+    let b = to_2("b");
+    values.push(("routes/b", &b));
+    let state = settled(&values);
+    // One of many deletions takes away what stays and what is new lead to.
+    let gone = (2..250).map(|i| (format!("{CONFIG}sets/{i}"), None));
+    let new = (format!("{CONFIG}routes/a"), Some(to_2("a").into_bytes()));
+    let state = settle_all(commit(&state, gone.chain([new]).collect()));
+    assert_eq!(
+        accepted(&state),
+        ["routes/a", "routes/b", "sets/1", "sets/2"]
+    );
+    assert_eq!(faults(&state).len(), 1);
 }
 
 #[test]

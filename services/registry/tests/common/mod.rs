@@ -108,7 +108,7 @@ impl Running {
     pub(crate) async fn node_statuses(&self) -> Vec<NodeStatus> {
         let mut client = StatusServiceClient::new(self.channel().await);
         client
-            .list_node_statuses(ListNodeStatusesRequest {})
+            .list_node_statuses(ListNodeStatusesRequest::default())
             .await
             .unwrap()
             .into_inner()
