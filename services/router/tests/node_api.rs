@@ -589,7 +589,7 @@ async fn the_registry_says_what_of_a_cell_counts_only_after_a_restart() {
         let mut client = RegistryStatus::new(registry.clone());
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let statuses = client.list_node_statuses(ListNodeStatusesRequest {});
+            let statuses = client.list_node_statuses(ListNodeStatusesRequest::default());
             let statuses = statuses.await.unwrap().into_inner().node_statuses;
             let mut statuses = statuses.into_iter();
             let router = statuses.find(|status| status.node == "members/router-1");
