@@ -283,6 +283,8 @@ pub struct Destination {
     pub probing: bool,
     /// What the operator wants of it.
     pub desired_state: DestinationState,
+    /// The cell whose dialogs it serves; empty for none.
+    pub cell: String,
 }
 
 /// An address or its network.
@@ -457,16 +459,19 @@ impl View {
     }
 
     /// Returns every destination of a set, sorted by id: those listed by hand and, under their
-    /// member ids, those its selector finds. A listed one replaces a found one of the same id.
+    /// member ids, those its selector finds. A listed one replaces a found one of the same id, and stands
+    /// in that member's cell, or in the set's, unless it says otherwise.
     #[must_use]
     pub fn destinations_of(&self, set: &str) -> Vec<Destination> {
-        let mut all: Vec<Destination> = self
-            .destinations
-            .iter()
-            .filter(|destination| destination.set == set)
-            .cloned()
-            .collect();
         let selector = self.set(set).and_then(|set| set.selector.as_ref());
+        let cell_of_set = selector.and_then(|selector| selector.conditions.cell.as_deref());
+        let listed = self.destinations.iter();
+        let listed = listed.filter(|destination| destination.set == set);
+        let mut all: Vec<Destination> = listed.cloned().collect();
+        for listed in all.iter_mut().filter(|listed| listed.cell.is_empty()) {
+            let member = self.member(&listed.id).map(|member| member.cell.as_str());
+            listed.cell = member.or(cell_of_set).unwrap_or_default().to_owned();
+        }
         let found = selector.iter().flat_map(|selector| {
             let found = |member| selector.find(member).map(|rule| (member, rule));
             self.members.iter().filter_map(found)
@@ -489,6 +494,7 @@ impl View {
                     MemberState::Active => DestinationState::Active,
                     MemberState::Draining => DestinationState::Draining,
                 },
+                cell: member.cell.clone(),
             });
         }
         all.sort_by(|a, b| a.id.cmp(&b.id));
@@ -499,6 +505,54 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::v1;
+
+    #[test]
+    fn a_listed_destination_stands_in_the_cell_that_it_names_or_in_its_members_or_the_sets() {
+        let destination = |id: &str, cell: &str| v1::Destination {
+            name: format!("sets/1/destinations/{id}"),
+            uri: "sip:192.0.2.9".into(),
+            cell: cell.into(),
+            ..v1::Destination::default()
+        };
+        let read = |message| Destination::try_from(&message).unwrap();
+        let set = v1::DestinationSet {
+            name: "sets/1".into(),
+            selector: Some(v1::MemberSelector {
+                cell: "of-set".into(),
+                ..v1::MemberSelector::default()
+            }),
+            ..v1::DestinationSet::default()
+        };
+        let member = v1::Member {
+            name: "members/b".into(),
+            kind: v1::MemberKind::Router.into(),
+            address: "192.0.2.9".into(),
+            sip: vec![v1::SipEndpoint {
+                address: "192.0.2.9:5060".into(),
+                ..v1::SipEndpoint::default()
+            }],
+            cell: "of-member".into(),
+            ..v1::Member::default()
+        };
+        let view = View {
+            sets: vec![DestinationSet::try_from(&set).unwrap()],
+            members: vec![Member::try_from(&member).unwrap()],
+            destinations: vec![
+                read(destination("a", "its-own")),
+                read(destination("b", "")),
+                read(destination("c", "")),
+            ],
+            ..View::default()
+        };
+        let cells = view.destinations_of("1").into_iter().map(|it| it.cell);
+        assert_eq!(
+            cells.collect::<Vec<_>>(),
+            ["its-own", "of-member", "of-set"]
+        );
+        let refused = Destination::try_from(&destination("d", "No Cell")).unwrap_err();
+        assert_eq!(refused[0].field, "cell");
+    }
 
     #[test]
     fn a_cell_that_nobody_described_has_the_defaults() {

@@ -535,6 +535,7 @@ mod tests {
             weight: 1,
             probing: true,
             desired_state: DestinationState::Active,
+            cell: String::new(),
         };
         let result = |id: &str| RouteResult {
             next_hop: NextHop::Set(id.to_owned()),

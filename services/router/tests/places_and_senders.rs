@@ -162,6 +162,7 @@ fn destination(number: u8) -> Destination {
         weight: 1,
         probing: false,
         desired_state: DestinationState::Active,
+        cell: String::new(),
     }
 }
 

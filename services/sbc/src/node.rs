@@ -143,7 +143,6 @@ impl Node {
             };
             let id: Arc<str> = destination.id.as_str().into();
             let member = config.member(&destination.id);
-            let cell: Arc<str> = member.map_or("", |member| member.cell.as_str()).into();
             destinations.push(DestinationConfig {
                 id: id.clone(),
                 address,
@@ -159,7 +158,7 @@ impl Node {
                 address,
                 weight: destination.weight,
                 priority: destination.priority,
-                cell,
+                cell: destination.cell.as_str().into(),
                 last_heir: member
                     .is_some_and(|member| member.kind == registry::MemberKind::StockRouter),
             });
@@ -455,6 +454,7 @@ mod tests {
             weight: 1,
             probing: true,
             desired_state: DestinationState::Active,
+            cell: String::new(),
         };
         registry::View {
             cluster_key: *b"one cluster key!",

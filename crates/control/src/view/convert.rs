@@ -349,6 +349,11 @@ impl TryFrom<&v1::Destination> for Destination {
             v1::DestinationState::Draining => DestinationState::Draining,
             v1::DestinationState::Disabled => DestinationState::Disabled,
         };
+        if !message.cell.is_empty()
+            && let Err(error) = check_id(&message.cell)
+        {
+            check.refuse("cell", error);
+        }
         let destination = name.map(|(set, id)| Self {
             set,
             id,
@@ -357,6 +362,7 @@ impl TryFrom<&v1::Destination> for Destination {
             weight,
             probing: message.probing,
             desired_state,
+            cell: message.cell.clone(),
         });
         check.finish(destination)
     }

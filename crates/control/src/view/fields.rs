@@ -281,6 +281,10 @@ fn destination() -> Vec<Field> {
         field("desired_state")
             .unset("`DESTINATION_STATE_ACTIVE`")
             .wrong("Draining or disabled: it gets no new calls"),
+        field("cell")
+            .words("an id")
+            .unset("the member's of its id, else the selector's")
+            .wrong("A dead router's calls go to one that does not know their dialogs"),
     ]
 }
 
