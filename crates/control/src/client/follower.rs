@@ -735,18 +735,25 @@ mod tests {
         assert_eq!(follower(&directory).0.ask_again, SnapshotReason::Initial);
     }
 
-    #[test]
-    fn a_bookmark_with_another_checksum_asks_for_everything() {
+    #[tokio::test]
+    async fn a_bookmark_with_another_checksum_asks_for_everything() {
         let directory = tempfile::tempdir().unwrap();
         let (mut follower, _view) = follower(&directory);
         snapshot(&mut follower, 1, vec![set()]);
-        assert!(follower.compare(Some(follower.staged.position())).is_ok());
-        let other = v1::Position {
-            checksum: 7,
-            ..follower.staged.position()
+        let (requests, mut said) = mpsc::channel(1);
+        let bookmark = |position| v1::SyncConfigResponse {
+            message: Some(sync_config_response::Message::Bookmark(v1::Bookmark {
+                position: Some(position),
+            })),
         };
-        assert!(matches!(follower.compare(Some(other)), Err(End::Diverged)));
+        let own = follower.staged.position();
+        let same = follower.take(bookmark(own), &requests).await;
+        assert!(same.is_ok() && follower.ask_again == SnapshotReason::Unspecified);
+        let other = v1::Position { checksum: 7, ..own };
+        let end = follower.take(bookmark(other), &requests).await;
+        assert!(matches!(end, Err(End::Diverged)));
         assert_eq!(follower.ask_again, SnapshotReason::Diverged);
+        assert!(said.try_recv().is_err(), "a bookmark is not answered");
     }
 
     #[test]
