@@ -116,7 +116,7 @@ impl Follower {
             reason: self.ask_again.into(),
         };
         self.parts = Parts::default();
-        send(&requests, sync_config_request::Message::Hello(hello)).await?;
+        send(&requests, sync_config_request::Message::Hello(hello)).await;
         let mut client =
             ConfigServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let answers = client.sync_config(ReceiverStream::new(outgoing));
@@ -126,7 +126,7 @@ impl Follower {
             .into_inner();
         connected.send_replace(true);
         if position.is_some() {
-            self.say(&requests).await?;
+            self.say(&requests).await;
         }
         let mut drained_by = self.drained_by.clone();
         drained_by.mark_changed();
@@ -141,7 +141,7 @@ impl Follower {
                     let report = v1::Report {
                         drained_by: sources.into_iter().map(i32::from).collect(),
                     };
-                    send(&requests, sync_config_request::Message::Report(report)).await?;
+                    send(&requests, sync_config_request::Message::Report(report)).await;
                 }
             }
         }
@@ -155,12 +155,12 @@ impl Follower {
         match answer.message.ok_or(End::Protocol("an empty message"))? {
             sync_config_response::Message::Snapshot(part) => {
                 if self.take_part(part)? {
-                    self.answer(requests).await?;
+                    self.answer(requests).await;
                 }
             }
             sync_config_response::Message::Change(change) => {
                 self.apply(change)?;
-                self.answer(requests).await?;
+                self.answer(requests).await;
             }
             sync_config_response::Message::Bookmark(bookmark) => self.compare(bookmark.position)?,
         }
@@ -279,16 +279,15 @@ impl Follower {
     }
 
     /// Puts the staged view in force and acknowledges it, or says why not.
-    async fn answer(&mut self, requests: &mpsc::Sender<v1::SyncConfigRequest>) -> Result<(), End> {
+    async fn answer(&mut self, requests: &mpsc::Sender<v1::SyncConfigRequest>) {
         self.accept();
-        self.say(requests).await?;
+        self.say(requests).await;
         if self.refusals.is_empty() {
             self.save().await;
         }
-        Ok(())
     }
 
-    async fn say(&self, requests: &mpsc::Sender<v1::SyncConfigRequest>) -> Result<(), End> {
+    async fn say(&self, requests: &mpsc::Sender<v1::SyncConfigRequest>) {
         let position = Some(self.staged.position());
         let message = if self.refusals.is_empty() {
             sync_config_request::Message::Ack(v1::Ack {
@@ -306,7 +305,7 @@ impl Follower {
                 .collect();
             sync_config_request::Message::Nack(v1::Nack { position, refusals })
         };
-        send(requests, message).await
+        send(requests, message).await;
     }
 
     fn accept(&mut self) {
@@ -406,14 +405,15 @@ fn named<N: ToString>(names: impl Iterator<Item = N>) -> Vec<String> {
     names.take(NAMED_MAX).map(|name| name.to_string()).collect()
 }
 
+/// Sends, unless the stream has ended: then the answers say why, and only they are asked.
 async fn send(
     requests: &mpsc::Sender<v1::SyncConfigRequest>,
     message: sync_config_request::Message,
-) -> Result<(), End> {
+) {
     let request = v1::SyncConfigRequest {
         message: Some(message),
     };
-    requests.send(request).await.map_err(|_| End::Closed)
+    let _ended = requests.send(request).await;
 }
 
 /// Tells whether a resource stands for something whose health this node judges by itself, or holds such.
@@ -737,18 +737,25 @@ mod tests {
         assert_eq!(follower(&directory).0.ask_again, SnapshotReason::Initial);
     }
 
-    #[test]
-    fn a_bookmark_with_another_checksum_asks_for_everything() {
+    #[tokio::test]
+    async fn a_bookmark_with_another_checksum_asks_for_everything() {
         let directory = tempfile::tempdir().unwrap();
         let (mut follower, _view) = follower(&directory);
         snapshot(&mut follower, 1, vec![set()]);
-        assert!(follower.compare(Some(follower.staged.position())).is_ok());
-        let other = v1::Position {
-            checksum: 7,
-            ..follower.staged.position()
+        let (requests, mut said) = mpsc::channel(1);
+        let bookmark = |position| v1::SyncConfigResponse {
+            message: Some(sync_config_response::Message::Bookmark(v1::Bookmark {
+                position: Some(position),
+            })),
         };
-        assert!(matches!(follower.compare(Some(other)), Err(End::Diverged)));
+        let own = follower.staged.position();
+        let same = follower.take(bookmark(own), &requests).await;
+        assert!(same.is_ok() && follower.ask_again == SnapshotReason::Unspecified);
+        let other = v1::Position { checksum: 7, ..own };
+        let end = follower.take(bookmark(other), &requests).await;
+        assert!(matches!(end, Err(End::Diverged)));
         assert_eq!(follower.ask_again, SnapshotReason::Diverged);
+        assert!(said.try_recv().is_err(), "a bookmark is not answered");
     }
 
     #[test]
