@@ -1,24 +1,29 @@
 //! `docs/configuration.md` says what the program says: the tables between its markers are made here,
-//! from the very lists that settings are read and `--help` is printed by.
+//! from the very lists that settings are read and `--help` is printed by, and from the proto files
+//! with the limits that resources are checked by.
 //!
 //! `REWRITE=1 cargo test -p tests --test docs`, or `cargo xtask docs`, writes the file anew.
 
 #![allow(clippy::unwrap_used, reason = "a test: panics are its verdict")]
 
+mod comments;
+mod proto_style;
+mod resources;
 mod settings;
 
 use std::path::Path;
 use std::{env, fs};
 
 /// A table of the file, by the name in its marker.
-type Table = (&'static str, String);
+type Table = (String, String);
 
 #[test]
 fn the_configuration_is_documented_as_it_is_read() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let path = root.join("docs/configuration.md");
     let written = fs::read_to_string(&path).unwrap();
-    let expected = settings::tables()
+    let tables = [settings::tables(), resources::tables()].concat();
+    let expected = tables
         .iter()
         .fold(written.clone(), |text, table| replace(&text, table));
     if env::var_os("REWRITE").is_some() {

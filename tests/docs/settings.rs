@@ -41,9 +41,9 @@ pub(crate) fn tables() -> Vec<Table> {
         grpc += &line(key, "");
     }
     vec![
-        ("SBC and router", nodes),
-        ("registry", registry),
-        ("gRPC", grpc),
+        ("SBC and router".to_owned(), nodes),
+        ("registry".to_owned(), registry),
+        ("gRPC".to_owned(), grpc),
     ]
 }
 

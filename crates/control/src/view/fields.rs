@@ -201,7 +201,7 @@ fn set() -> Vec<Field> {
         field("algorithm")
             .limit(algorithms())
             .unset("0")
-            .wrong("But 0, the requests of a call need not go to one destination"),
+            .wrong("4: a call that is tried again goes elsewhere. 8: the first one gets all calls"),
         field("selector")
             .unset("no members")
             .wrong("What it misses gets no requests"),
@@ -317,7 +317,7 @@ fn route() -> Vec<Field> {
         result("uri")
             .text()
             .unset("`set`, or it is refused")
-            .wrong("Nobody there: the next result after 2 s, or as soon as the network says so"),
+            .wrong("Nobody there: the next result after `uri_first_response`, or as soon as the network says so"),
         result("request_uri")
             .text()
             .unset("as it came")
