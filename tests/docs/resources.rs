@@ -77,14 +77,14 @@ impl Tables {
             )
         });
         self.used.insert((said.message, said.name));
-        let values = match field.kind() {
-            Kind::Enum(kind) => {
-                let values = kind.values().filter(|value| value.number() != 0);
-                let values = values.map(|value| format!("`{}`", value.name()));
-                values.collect::<Vec<_>>().join(", ")
-            }
-            _ if message_of(field).is_some() && said.values.is_empty() => "its own fields".into(),
-            _ => said.values.clone(),
+        let values = if let Kind::Enum(kind) = field.kind() {
+            let values = kind.values().filter(|value| value.number() != 0);
+            let values = values.map(|value| format!("`{}`", value.name()));
+            values.collect::<Vec<_>>().join(", ")
+        } else if message_of(field).is_some() && said.values.is_empty() {
+            "its own fields".to_owned()
+        } else {
+            said.values.clone()
         };
         assert!(!values.is_empty(), "{path} has no unit");
         assert!(
