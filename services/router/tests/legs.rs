@@ -1,5 +1,7 @@
 //! Where the two ends of a call want to be reached, as a router keeps it.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod bench;
 
 use bench::{Bench, SBC, answer, place, values, view};

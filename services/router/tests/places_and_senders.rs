@@ -1,5 +1,7 @@
 //! Which places a router tries, what it makes of the request for each, and whom it listens to.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod bench;
 
 use std::net::SocketAddr;
