@@ -34,6 +34,9 @@ pub const RECORDS_DUE_MAX: usize = 65_536;
 /// is missed within two seconds.
 const END_IN_DOUBT: Duration = Duration::from_secs(10);
 
+/// How far ahead of our wall clock a `last_modified` of a Kamailio may be to count.
+pub(crate) const SHOWN_AHEAD_MAX: Duration = Duration::from_secs(86_400);
+
 /// How often tombstones are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -90,6 +93,16 @@ pub struct Change {
     pub before: Option<DialogState>,
 }
 
+/// A dialog that is over and remembered.
+#[derive(Debug)]
+struct Ended {
+    /// When this node saw or heard of it.
+    since: Instant,
+    key: DialogKey,
+    /// It was known here before.
+    was_going_on: bool,
+}
+
 /// What one node holds of its cell.
 #[derive(Debug)]
 pub struct Replica {
@@ -99,8 +112,8 @@ pub struct Replica {
     entries: Entries,
     digests: Digests,
     changes: VecDeque<Change>,
-    /// Dialogs that are over, in the order of their end.
-    ended: VecDeque<(Instant, DialogKey)>,
+    /// Dialogs that are over, in the order of their end here.
+    ended: VecDeque<Ended>,
     /// Those of them whose call records are ours to write.
     records_due: VecDeque<DialogKey>,
     /// Those of them that ended at a lost node and whose rest is ours to do.
@@ -222,15 +235,19 @@ impl Replica {
     ) {
         let is_up = |member| member != node && (member == self.own || is_up(member));
         let recent = |since: Instant| now.saturating_duration_since(since) <= END_IN_DOUBT;
+        let was_up = |member| member == node || is_up(member);
         let is_ours = |key: &&DialogKey| {
-            let held = self.dialogs.dialog(key);
-            let owner = held.map(|held| held.record.ownership.owner);
-            owner.is_some_and(|owner| self.clean_since.contains_key(&owner) && !is_up(owner))
+            let owner = self.dialogs.dialog(key);
+            let owner = owner.map(|held| held.record.ownership.owner);
+            let owner = owner.filter(|owner| self.clean_since.contains_key(owner));
+            let was_ours = |owner| owner != node && self.dialogs.place(key, was_up) == 0;
+            owner.is_some_and(|owner| !is_up(owner) && !was_ours(owner))
                 && self.dialogs.place(key, is_up) == 0
         };
         let ended = self.ended.iter().rev();
-        let ended = ended.take_while(|(since, _)| recent(*since));
-        let inherited = ended.map(|(_, key)| key).filter(is_ours).cloned();
+        let ended = ended.take_while(|ended| recent(ended.since));
+        let inherited = ended.filter(|ended| ended.was_going_on);
+        let inherited = inherited.map(|ended| &ended.key).filter(is_ours).cloned();
         let inherited: Vec<_> = inherited.take(RECORDS_DUE_MAX).collect();
         for key in inherited.into_iter().rev() {
             self.note_call_record(key.clone());
@@ -347,6 +364,7 @@ impl Replica {
         if self.entries.is_overtaken(key, shown) {
             return Ok(());
         }
+        let shown = shown.filter(|at| is_believed(now, *at));
         let (clock, stock) = (&mut self.clock, origin.stock());
         let changed = self.entries.set(now, clock, key, value, stock, shown)?;
         self.note_entry(now, changed, origin);
@@ -427,8 +445,11 @@ impl Replica {
             (Key::Dialog(key), Record::Dialog(record, remaining)) => {
                 Ok(self.merge_dialog(now, key.clone(), *record, remaining, origin))
             }
-            (Key::Entry(key), Record::Entry(record)) => {
+            (Key::Entry(key), Record::Entry(mut record)) => {
                 self.clock.observe(now, record.write.stamp);
+                if !is_believed(now, record.write.shown) {
+                    record.write.shown = 0;
+                }
                 let changed = self.entries.merge(now.monotonic, key, record)?;
                 let is_changed = changed.is_some();
                 changed
@@ -591,7 +612,7 @@ impl Replica {
         let may_forget = |since: Instant| {
             old(since, TOMBSTONE_MIN) && everybody_knows(since) || old(since, TOMBSTONE_MAX)
         };
-        while let Some((since, key)) = self.ended.front() {
+        while let Some(Ended { since, key, .. }) = self.ended.front() {
             let crowded = self.ended.len() > TOMBSTONES_MAX;
             if !may_forget(*since) && !crowded {
                 break;
@@ -614,9 +635,14 @@ impl Replica {
         self.changed_at[usize::from(partition)] = Some(now.monotonic);
         let is_ours = held.record.ownership.owner == self.own;
         if held.record.is_ended() && changed.before != Some(DialogState::Ended) {
-            self.ended.push_back((now.monotonic, changed.key.clone()));
-            // One that was over when it was first heard of was written by who ended it.
-            if is_ours && changed.before.is_some() {
+            // One that was over when it was first heard of was finished by who ended it.
+            let was_going_on = changed.before.is_some();
+            self.ended.push_back(Ended {
+                since: now.monotonic,
+                key: changed.key.clone(),
+                was_going_on,
+            });
+            if is_ours && was_going_on {
                 self.note_call_record(changed.key.clone());
             }
         }
@@ -645,6 +671,12 @@ impl Replica {
         let at = &mut self.changed_at[usize::from(partition)];
         *at = now.or(*at);
     }
+}
+
+/// Tells whether a Kamailio's `last_modified` is one: a day ahead of our clock its own may be, and what is
+/// beyond that would let nothing come after it.
+fn is_believed(now: Now, shown: u64) -> bool {
+    shown <= now.wall.saturating_add(SHOWN_AHEAD_MAX.as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -807,6 +839,14 @@ mod tests {
         assert!(!inherits(&mut second));
         second.handle_lost(lost, address(first), |_| false);
         assert!(inherits(&mut second));
+
+        // The next death changes nothing of who the heir is.
+        let mut first = told_of_the_end(first, began, ended);
+        first.handle_lost(lost, address(1), |_| true);
+        assert!(inherits(&mut first));
+        let other = if first.own() == address(2) { 3 } else { 2 };
+        first.handle_lost(lost, address(other), |member| member != address(1));
+        assert!(!inherits(&mut first), "it has been finished");
     }
 
     #[test]

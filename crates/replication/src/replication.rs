@@ -339,7 +339,6 @@ impl Replication {
                 node,
                 request,
                 status,
-                ..
             } => {
                 let replica = &mut self.replica;
                 self.tandem.answered(now, replica, node, request, status);

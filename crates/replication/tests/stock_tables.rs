@@ -10,7 +10,7 @@ use dmq_bodies::{Numbering, TableMessage};
 use replication::stock::{SYNCS_APART, TABLES_AGAIN_MAX, WINDOW};
 use replication::{EntryRecord, Key, Origin, Record, Replica, Stamp, Write};
 use stock_model::kamailio::Version::{V56, V62};
-use stock_model::{LONG, SHORT, SHORT_SECONDS, World, entry, ms, ours, stock, text};
+use stock_model::{LONG, SHORT, SHORT_SECONDS, WALL, World, entry, ms, ours, stock, text};
 
 fn value(world: &World, table: &str, key: &str) -> Option<htable::Value> {
     let table = world
@@ -537,6 +537,51 @@ fn one_node_is_asked_at_a_time() {
     for pair in asked.windows(2) {
         assert!(pair[1].at - pair[0].at >= ms(2_000));
     }
+}
+
+#[test]
+fn a_clock_that_nobody_can_believe_orders_nothing() {
+    let mut world = World::settled(41, &[V62, V62]);
+    world.kamailio(0, |now, it| {
+        let set = TableMessage::Set {
+            table: LONG.into(),
+            key: "k".into(),
+            value: text("of a broken clock"),
+            last_modified: Some(2 * WALL),
+        };
+        it.tell_table(now, &set);
+    });
+    world.run(ms(1_000));
+    assert_eq!(value(&world, LONG, "k"), Some(text("of a broken clock")));
+    world.kamailio(1, |now, it| it.set(now, LONG, "k", "later"));
+    world.run(ms(1_000));
+    assert_eq!(value(&world, LONG, "k"), Some(text("later")));
+    // Nor does it spoil what others are told: theirs is another key, and a clock that runs on.
+    world.set(LONG, "other", "one");
+    world.run(ms(100));
+    world.set(LONG, "other", "two");
+    world.run(ms(1_000));
+    for kamailio in &world.kamailios {
+        assert_eq!(kamailio.value(LONG, "other"), Some(&text("two")));
+    }
+}
+
+#[test]
+fn what_was_written_within_a_millisecond_becomes_one() {
+    let mut world = World::settled(42, &[V62]);
+    world.kamailio(0, |now, it| it.set(now, LONG, "k", "first"));
+    world.run(ms(1_000));
+    // It has taken a second one of the same time, which we have not.
+    world.kamailio(0, |_, it| {
+        let table = it.tables.get_mut(LONG.as_bytes()).unwrap();
+        table.entries.get_mut(&b"k"[..]).unwrap().value = text("second");
+    });
+    world.delete(LONG, "nothing");
+    world.cut.insert(stock(0));
+    world.run(ms(120_000));
+    world.cut.clear();
+    world.run(ms(30_000));
+    assert_eq!(value(&world, LONG, "k"), Some(text("second")));
 }
 
 #[test]

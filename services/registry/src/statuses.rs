@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use control::node::v1::DrainSource;
 use control::registry::v1::{Ack, ConfigStatus, Hello, Nack, NodeStatus, Position, Report};
 use control::view::Refusal;
 use rand::rngs::StdRng;
@@ -274,7 +275,11 @@ impl Connected<'_> {
     }
 
     pub(crate) fn reported(&self, report: Report) {
-        self.update(|status| status.drained_by = report.drained_by);
+        let mut drained_by = report.drained_by;
+        drained_by.retain(|source| DrainSource::try_from(*source).is_ok());
+        drained_by.sort_unstable();
+        drained_by.dedup();
+        self.update(|status| status.drained_by = drained_by);
     }
 
     fn update(&self, change: impl FnOnce(&mut NodeStatus)) {

@@ -26,6 +26,7 @@ pub(crate) fn measure(replication: &Replication, now: Instant, figures: &mut Fig
             nodes.count() as u64,
         );
     }
+    measure_events(replication, figures);
     figures.gauge(
         "replica_ready",
         "1 once it has what the others had when it came",
@@ -112,6 +113,93 @@ pub(crate) fn measure(replication: &Replication, now: Instant, figures: &mut Fig
             "New keys refused because the table was full",
             ("table", name),
             table.refused().full,
+        );
+    }
+}
+
+/// Reads what was counted; docs of [`dmq::Counters`], [`replication::tandem::Counters`] and
+/// [`replication::stock::Counters`] say what each event is.
+fn measure_events(replication: &Replication, figures: &mut Figures) {
+    let bus = replication.bus_counters();
+    for (event, count) in [
+        ("malformed", bus.malformed),
+        ("refused", bus.refused),
+        ("nodes_refused", bus.nodes_refused),
+        ("notification_not_allowed", bus.notification_not_allowed),
+        ("lines_not_allowed", bus.lines_not_allowed),
+        ("lines_skipped", bus.lines_skipped),
+        ("lines_left_off", bus.lines_left_off),
+        ("repeats_received", bus.repeats_received),
+        ("replies_forgotten", bus.replies_forgotten),
+        ("responses_unmatched", bus.responses_unmatched),
+        ("window_full", bus.window_full),
+        ("node_unavailable", bus.node_unavailable),
+        ("unsendable", bus.unsendable),
+    ] {
+        figures.counter_of(
+            "bus_events",
+            "What happened on the bus",
+            ("event", event.to_owned()),
+            count,
+        );
+    }
+    let tandem = replication.tandem_counters();
+    for (event, count) in [
+        ("malformed", tandem.malformed),
+        ("schema_refused", tandem.schema_refused),
+        ("refused", tandem.refused),
+        ("hash_size_differs", tandem.hash_size_differs),
+        ("nodes_refused", tandem.nodes_refused),
+        ("pending_dropped", tandem.pending_dropped),
+        ("queue_dropped", tandem.queue_dropped),
+        ("oversized", tandem.oversized),
+        ("candidates_dropped", tandem.candidates_dropped),
+        ("pulls_dropped", tandem.pulls_dropped),
+        ("records_received", tandem.records_received),
+        ("records_taken", tandem.records_taken),
+        ("records_refused", tandem.records_refused),
+        ("disowned", tandem.disowned),
+        ("taken_back", tandem.taken_back),
+        ("united", tandem.united),
+        ("rounds", tandem.rounds),
+        ("rounds_abandoned", tandem.rounds_abandoned),
+        ("divergent", tandem.divergent),
+    ] {
+        figures.counter_of(
+            "replica_tandem_events",
+            "What happened between Tandem nodes",
+            ("event", event.to_owned()),
+            count,
+        );
+    }
+    let stock = replication.stock_counters();
+    for (event, count) in [
+        ("malformed", stock.malformed),
+        ("not_executed", stock.not_executed),
+        ("hash_mismatch", stock.hash_mismatch),
+        ("collisions", stock.collisions),
+        ("held_back", stock.held_back),
+        ("held_back_dropped", stock.held_back_dropped),
+        ("early_dropped", stock.early_dropped),
+        ("late_ignored", stock.late_ignored),
+        ("overtaken", stock.overtaken),
+        ("adopted", stock.adopted),
+        ("removals_not_obeyed", stock.removals_not_obeyed),
+        ("cells_skipped", stock.cells_skipped),
+        ("unanswered_syncs", stock.unanswered_syncs),
+        ("syncs_deferred", stock.syncs_deferred),
+        ("not_told", stock.not_told),
+        ("too_long", stock.too_long),
+        ("refused", stock.refused),
+        ("unanswered", stock.unanswered),
+        ("withdrawn", stock.withdrawn),
+        ("left_unanswered", stock.left_unanswered),
+    ] {
+        figures.counter_of(
+            "replica_stock_events",
+            "What happened with Kamailio nodes",
+            ("event", event.to_owned()),
+            count,
         );
     }
 }

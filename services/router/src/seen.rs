@@ -68,13 +68,13 @@ impl Shard {
 
     /// A 2xx inside a dialog: that of a re-INVITE or UPDATE moves both legs (RFC 3261 section 12.2.1.2).
     fn saw_refresh(&mut self, id: ContextId, response: &Message<'_>) {
+        if !matches!(response.method(), Method::Invite | Method::Update) {
+            return;
+        }
         let request = self.proxy.context(id).and_then(sip::Context::request);
         let mut index = Index::default();
         let request = request.map(|request| Message::parse(request, &mut index));
         let Some(Ok(request)) = request else { return };
-        if !matches!(request.method(), Method::Invite | Method::Update) {
-            return;
-        }
         let seen = |cseq, message: &Message<'_>| {
             Observed::Refreshed(LegSeen {
                 cseq,

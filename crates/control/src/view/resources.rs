@@ -484,6 +484,6 @@ mod tests {
             node.checksum()
         });
         node.remove("routes/a");
-        assert_eq!(node.checksum(), 0);
+        assert_eq!(node.checksum(), Resources::default().checksum());
     }
 }

@@ -60,8 +60,6 @@ pub const EARLY_MAX: usize = 1024;
 const CLEAN_ROUNDS: u32 = 2;
 /// Dialogs that wait to be told anew before more are looked for.
 const SCAN_QUEUE: usize = 256;
-/// How far a Kamailio node's clock is followed in `last_modified`, in seconds.
-const AHEAD_MAX_SECONDS: u64 = 86_400;
 /// Nodes that come up at one time are asked within that time of it.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
 

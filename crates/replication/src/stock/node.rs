@@ -10,10 +10,11 @@ use dmq_bodies::{Numbering, TableDialect};
 use super::dialogs_out::{Content, Step, Told};
 use super::sync::{Asked, CellsAnswer};
 use super::tables_out::{EntryStep, EntryWork};
-use super::{AHEAD_MAX_SECONDS, Counters, WINDOW};
+use super::{Counters, WINDOW};
 use crate::clock::Now;
 use crate::entries::{EntryKey, Write};
 use crate::record::DialogKey;
+use crate::replica::SHOWN_AHEAD_MAX;
 
 /// What a request that waits for its answer said.
 #[derive(Debug)]
@@ -196,13 +197,13 @@ impl Node {
     /// Returns `last_modified` of a dialog message: by its own clock if that is ahead, or it would
     /// ignore us (PROTOCOL 9.11), but never beyond what we believe of clocks.
     pub(super) fn dialog_clock(&self, now: Now) -> Option<u64> {
-        let ahead = self.dialogs_ahead?.min(AHEAD_MAX_SECONDS);
+        let ahead = self.dialogs_ahead?.min(SHOWN_AHEAD_MAX.as_secs());
         Some(now.wall_seconds() + ahead)
     }
 
     /// Returns `last_modified` of a table operation: grows with each, as equal ones are ignored.
     pub(super) fn table_clock(&mut self, now: Now, write: Write) -> Option<u64> {
-        let ahead = self.tables_ahead?.min(AHEAD_MAX_SECONDS * 1000);
+        let ahead = self.tables_ahead?.min(SHOWN_AHEAD_MAX.as_millis() as u64);
         let written = match write.stamp {
             // It was adopted: nobody knows when it was written.
             stamp if stamp.clock == 0 => now.wall,

@@ -214,7 +214,9 @@ fn take(
     with_value: bool,
 ) -> bool {
     let origin = Origin::Stock(node);
-    let (value, shown) = (cell.value.clone(), cell.last_modified);
+    // Of two writes within a millisecond the node may hold the one and we the other.
+    let newer = |shown: &u64| !replica.entries().is_overtaken(key, Some(*shown));
+    let (value, shown) = (cell.value.clone(), cell.last_modified.filter(newer));
     if with_value && replica.set_shown(now, key, value, origin, shown).is_err() {
         return false;
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use control::name::Name;
 use store::Write;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tonic::Code;
 
 use super::decide::{Decision, EDITS_MAX, Edit, Node, What, decide};
@@ -24,7 +24,9 @@ impl Catalog {
     /// Notes who lives no more, and forgets who has not for long, for as long as it is polled.
     pub(super) async fn forget_on(&self) -> Infallible {
         let (shortest, longest) = LOOK_INTERVALS;
-        let mut looks = interval((self.forget_after / 10).clamp(shortest, longest));
+        let wait = (self.forget_after / 10).clamp(shortest, longest);
+        // Whoever could not be heard while no registry ran says first that it lives.
+        let mut looks = interval_at(Instant::now() + wait, wait);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             looks.tick().await;

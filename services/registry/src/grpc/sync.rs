@@ -101,7 +101,7 @@ async fn serve(
                 if node.owes_answer {
                     return Err(Refused::SlowWatcher.into());
                 }
-                let position = Some(states.borrow().position);
+                let position = node.sent;
                 node.send(sync_config_response::Message::Bookmark(Bookmark { position })).await?;
             }
         }
