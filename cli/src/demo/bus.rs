@@ -51,13 +51,19 @@ impl BusTraffic {
         told
     }
 
-    /// Counts the calls that a router was told of by `from`, or by any when there is none, and that
-    /// it has acknowledged.
+    /// Counts the calls that a router was told of first by `from`, or by any when there is none, and that
+    /// it has acknowledged. A Kamailio that is asked for its dialogs tells those of others, too.
     pub(crate) fn calls_told(&self, from: Option<usize>) -> usize {
-        let told = self.told.values().filter(|told| told.answered);
-        let told = told.filter(|told| from.is_none_or(|from| told.from == from));
-        let calls: BTreeSet<_> = told.flat_map(|told| &told.calls).collect();
-        calls.len()
+        let mut first = BTreeMap::<&str, (u64, usize)>::new();
+        for told in self.told.values().filter(|told| told.answered) {
+            for call in &told.calls {
+                let seen = (told.at, told.from);
+                let first = first.entry(call).or_insert(seen);
+                *first = seen.min(*first);
+            }
+        }
+        let by = |(_, teller): &&(u64, usize)| from.is_none_or(|from| *teller == from);
+        first.values().filter(by).count()
     }
 
     /// Takes a message that one router showed; `routers` are their addresses.
@@ -245,6 +251,11 @@ mod tests {
             .collect();
         assert_eq!(of_call, [(4, 0, "update", true), (7, 1, "state", false)]);
         assert_eq!(traffic.calls_told(None), 1);
+        // It was asked for everything.
+        let again = Some(update(DialogAction::Update, "a"));
+        traffic.record(0, routers, &seen(8, "z", 1, Direction::In, 0, again));
+        traffic.record(1, routers, &seen(9, "z", 1, Direction::Out, 200, None));
+        assert_eq!(traffic.calls_told(Some(0)), 1);
         assert_eq!(traffic.calls_told(Some(1)), 0);
     }
 }
