@@ -116,7 +116,8 @@ pub struct Replica {
     ended: VecDeque<Ended>,
     /// Those of them whose call records are ours to write.
     records_due: VecDeque<DialogKey>,
-    /// Those of them that ended at a lost node and whose rest is ours to do.
+    /// Those of them that ended at a lost node and whose rest is ours to do: all, and those not taken yet.
+    heir_of: BTreeSet<DialogKey>,
     inherited: VecDeque<DialogKey>,
     records_dropped: u64,
     /// For each Tandem member of the cell: when the last round with it began that found no difference.
@@ -142,6 +143,7 @@ impl Replica {
             changes: VecDeque::new(),
             ended: VecDeque::new(),
             records_due: VecDeque::new(),
+            heir_of: BTreeSet::new(),
             inherited: VecDeque::new(),
             records_dropped: 0,
             clean_since: BTreeMap::new(),
@@ -251,8 +253,17 @@ impl Replica {
         let inherited: Vec<_> = inherited.take(RECORDS_DUE_MAX).collect();
         for key in inherited.into_iter().rev() {
             self.note_call_record(key.clone());
+            self.heir_of.insert(key.clone());
             self.inherited.push_back(key);
         }
+    }
+
+    /// Tells whether it is ours to tell others that a dialog is over: it ended here, or we are its heir.
+    #[must_use]
+    pub fn tells_end_of(&self, key: &DialogKey) -> bool {
+        let held = self.dialogs.dialog(key).map(|held| &held.record);
+        held.is_some_and(|record| record.is_ended() && record.ownership.owner == self.own)
+            || self.heir_of.contains(key)
     }
 
     /// Returns the next dialog that ended at a node which was lost before it can have told all Kamailio
@@ -619,6 +630,7 @@ impl Replica {
             }
             self.forgotten_early += u64::from(!everybody_knows(*since));
             self.dialogs.forget(key);
+            self.heir_of.remove(key);
             self.ended.pop_front();
         }
         self.forgotten_early += self.entries.forget(may_forget);

@@ -366,6 +366,35 @@ fn what_ended_at_a_lost_member_is_freed_by_every_node_and_none_complains() {
 }
 
 #[test]
+fn what_a_node_revives_when_it_tells_all_that_it_has_ends_again_everywhere() {
+    for (i, state) in [WireState::Deleted, WireState::Confirmed]
+        .into_iter()
+        .enumerate()
+    {
+        let mut world = World::settled(70 + i as u64, &[V56, V56]);
+        world.call("goes on");
+        world.call("ended");
+        let mut left = world.kamailios[0].dialogs[&did("ended")].clone();
+        left.state = state;
+        world.bye("ended");
+        world.run(ms(6_000));
+        assert!(!world.kamailios[0].dialogs.contains_key(&did("ended")));
+        // It was late in freeing it when somebody asked.
+        world.kamailio(0, |_, it| it.dialogs.insert(did("ended"), left));
+        world.kamailio(1, |now, it| it.tell(now, &DialogMessage::Sync));
+        world.run(ms(1_000));
+        assert!(world.kamailios[1].dialogs.contains_key(&did("ended")));
+        world.run(ms(12_000));
+        for kamailio in &world.kamailios {
+            let known: Vec<_> = kamailio.dialogs.keys().copied().collect();
+            assert_eq!(known, [did("goes on")], "{state:?}");
+            let errors = kamailio.log.iter().filter(|line| line.starts_with("ERROR"));
+            assert_eq!(errors.count(), 0, "{:?}", kamailio.log);
+        }
+    }
+}
+
+#[test]
 fn a_node_that_tells_everybody_but_us_is_asked_again_when_it_lists_us() {
     let mut world = World::new(32, &[V56]);
     let theirs = world.kamailio(0, |now, it| {

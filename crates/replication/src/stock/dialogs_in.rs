@@ -107,6 +107,9 @@ impl Channel {
         let held = replica.dialogs().dialog(&key).map(|held| &held.record);
         if held.is_some_and(DialogRecord::is_ended) {
             self.counters.late_ignored += 1;
+            if replica.tells_end_of(&key) {
+                self.note_revived(now, &key);
+            }
             return 200;
         }
         let is_new = held.is_none();

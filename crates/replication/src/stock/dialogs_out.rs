@@ -34,6 +34,10 @@ const REMOVE_AFTER: Duration = Duration::from_secs(5);
 /// When the end is said once more: the last repeat of a message comes 27.5 s after the first.
 const REPEAT_AFTER: Duration = Duration::from_secs(32);
 
+/// When the end is said once more that somebody told everybody of the dialog after: all that was told at one
+/// time has arrived, and what was to be freed has been.
+const REVIVED_REPEAT_AFTER: Duration = Duration::from_secs(10);
+
 /// One message about a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -131,7 +135,7 @@ impl Told {
     /// Returns what to tell next, if anything and now.
     fn next(&self, now: Instant, record: Option<&DialogRecord>) -> Option<Step> {
         match self.ending {
-            Some(Ending::State { again: false }) if self.is_stale => return Some(Step::EndWhole),
+            Some(Ending::State { .. }) if self.is_stale => return Some(Step::EndWhole),
             Some(Ending::State { .. }) => return Some(Step::End),
             Some(Ending::Remove { at, .. }) => return (at <= now).then_some(Step::Remove),
             Some(Ending::Repeat { .. }) => return None,
@@ -324,6 +328,23 @@ impl Node {
         told.ended_at = Some(now);
         told.ending = Some(Ending::State { again: false });
         self.queue_dialog(key);
+    }
+
+    /// It was told of a dialog that is over, by another node, and may have it again.
+    pub(super) fn note_revived(&mut self, now: Instant, key: &DialogKey) {
+        if !self.is_up || self.dialogs.len() >= TOLD_MAX && !self.dialogs.contains_key(key) {
+            return;
+        }
+        let told = self.dialogs.entry(key.clone()).or_default();
+        told.is_stale = true;
+        if told.is_ending() {
+            told.is_in_doubt = true;
+            return;
+        }
+        let at = now + REVIVED_REPEAT_AFTER;
+        told.ended_at = Some(now);
+        told.ending = Some(Ending::Repeat { at });
+        self.later.insert((at, key.clone()));
     }
 
     /// Tells whether it is still to be told of the end of a dialog for the first time.

@@ -274,6 +274,14 @@ impl Channel {
         }
     }
 
+    /// A node has told everybody of a dialog that is over, as one does that is asked for all of its dialogs:
+    /// those that have freed it already have it again.
+    fn note_revived(&mut self, now: Now, key: &DialogKey) {
+        for node in self.nodes.values_mut() {
+            node.note_revived(now.monotonic, key);
+        }
+    }
+
     /// Tells whether a node that takes messages is still to be told of an end, repeats left out.
     #[must_use]
     pub fn owes_ends(&self) -> bool {

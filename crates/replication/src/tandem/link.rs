@@ -132,6 +132,8 @@ struct Batch {
 pub(crate) struct Link {
     pub(crate) address: SocketAddr,
     pub(crate) is_up: bool,
+    /// It went down and has not said since who it is.
+    is_lost: bool,
     pub(crate) kind: Kind,
     pub(crate) peer: Option<Peer>,
     pub(crate) pair: Pair,
@@ -153,6 +155,7 @@ impl Link {
         Self {
             address,
             is_up: false,
+            is_lost: false,
             kind: Kind::Unknown,
             peer: None,
             pair: Pair::default(),
@@ -181,6 +184,7 @@ impl Link {
     /// The bus does not reach it any more.
     pub(crate) fn handle_down(&mut self) {
         self.is_up = false;
+        self.is_lost = true;
         self.set_kind(Kind::Unknown);
         self.reset();
     }
@@ -241,7 +245,7 @@ impl Link {
         }
     }
 
-    /// It said who it is; tells whether it is another than before.
+    /// It said who it is; tells whether it is another than before, and nobody has noticed.
     pub(crate) fn handle_peer(&mut self, now: Instant, peer: Peer) -> bool {
         let same = |own: &Peer| own.node_id == peer.node_id && own.incarnation == peer.incarnation;
         let is_another = self.peer.as_ref().is_some_and(|own| !same(own));
@@ -253,7 +257,7 @@ impl Link {
             }
         }
         self.peer = Some(peer);
-        is_another
+        is_another && !std::mem::take(&mut self.is_lost)
     }
 
     /// A key changed here; tells whether there was room for it.
