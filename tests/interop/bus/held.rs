@@ -113,11 +113,26 @@ impl Bus {
         nodes: &[&'static str],
         patience: Duration,
     ) -> Duration {
+        self.wait_until_none_is_left_but(&BTreeSet::new(), nodes, patience)
+    }
+
+    /// The same; those of some calls may stay.
+    pub(super) fn wait_until_none_is_left_but(
+        &self,
+        may_stay: &BTreeSet<String>,
+        nodes: &[&'static str],
+        patience: Duration,
+    ) -> Duration {
         let start = Instant::now();
+        let left = |name: &str| {
+            let mut dialogs = self.dialog_states(name);
+            dialogs.retain(|call, _| !may_stay.contains(call));
+            dialogs
+        };
         loop {
             let lists = nodes
                 .iter()
-                .map(|name| (*name, self.dialog_states(name)))
+                .map(|name| (*name, left(name)))
                 .filter(|(_, dialogs)| !dialogs.is_empty());
             let left: BTreeMap<_, _> = lists.collect();
             if left.is_empty() {
