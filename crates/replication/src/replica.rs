@@ -258,12 +258,19 @@ impl Replica {
         }
     }
 
-    /// Tells whether it is ours to tell others that a dialog is over: it ended here, or we are its heir.
+    /// Tells whether it is ours to tell others that a dialog is over: it ended here, or we are its heir. For
+    /// one that ended at a Kamailio the first member by rank does.
     #[must_use]
     pub fn tells_end_of(&self, key: &DialogKey) -> bool {
-        let held = self.dialogs.dialog(key).map(|held| &held.record);
-        held.is_some_and(|record| record.is_ended() && record.ownership.owner == self.own)
-            || self.heir_of.contains(key)
+        let Some(held) = self.dialogs.dialog(key) else {
+            return false;
+        };
+        let owner = held.record.ownership.owner;
+        let is_first = || self.dialogs.place(key, |_| true) == 0;
+        held.record.is_ended()
+            && (owner == self.own
+                || self.heir_of.contains(key)
+                || !self.clean_since.contains_key(&owner) && is_first())
     }
 
     /// Returns the next dialog that ended at a node which was lost before it can have told all Kamailio

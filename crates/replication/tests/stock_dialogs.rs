@@ -395,6 +395,27 @@ fn what_a_node_revives_when_it_tells_all_that_it_has_ends_again_everywhere() {
 }
 
 #[test]
+fn what_a_kamailio_ended_and_another_revives_ends_again_too() {
+    let mut world = World::settled(80, &[V56, V56]);
+    let theirs = world.kamailio(0, |now, it| it.invite(now, "a", 4_001));
+    world.kamailio(0, |now, it| it.confirm(now, theirs));
+    world.run(ms(1_000));
+    let mut left = world.kamailios[1].dialogs[&theirs].clone();
+    left.state = WireState::Deleted;
+    world.kamailio(0, |now, it| it.bye(now, theirs));
+    world.run(ms(7_000));
+    assert!(world.kamailios.iter().all(|it| it.dialogs.is_empty()));
+    world.kamailio(1, |_, it| it.dialogs.insert(theirs, left));
+    world.kamailio(0, |now, it| it.tell(now, &DialogMessage::Sync));
+    world.run(ms(1_000));
+    assert!(world.kamailios.iter().all(|it| !it.dialogs.is_empty()));
+    world.run(ms(12_000));
+    for kamailio in &world.kamailios {
+        assert!(kamailio.dialogs.is_empty(), "{:?}", kamailio.log);
+    }
+}
+
+#[test]
 fn a_node_that_tells_everybody_but_us_is_asked_again_when_it_lists_us() {
     let mut world = World::new(32, &[V56]);
     let theirs = world.kamailio(0, |now, it| {
