@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::quiet::repository;
+use crate::raw::Raw;
 use crate::system::{PATIENCE, Places, System, eventually};
 
 /// How long an answer may take: a list of everything is written by one process.
@@ -37,6 +38,18 @@ const EXPECTED: [&str; 4] = [
     "unhandled state update to state 3",
 ];
 
+/// One more table, and what no RPC does: a MESSAGE removes the keys of a table that match.
+const ONE_MORE_TABLE: &str =
+    r#"modparam("htable", "htable", "cleared=>size=8;dmqreplicate=1;")"#;
+const REMOVE_BY_MESSAGE: &str = r#"    if (is_method("MESSAGE")) {
+        if (!sht_rm_name("$hdr(X-Table)", "$hdr(X-Operator)", "$hdr(X-Operand)")) {
+            sl_send_reply("500", "Not removed");
+            exit;
+        }
+        sl_send_reply("200", "Removed");
+        exit;
+    }"#;
+
 /// One value of a table, as a node shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
@@ -47,6 +60,7 @@ pub(crate) enum Content {
 /// A running Kamailio and all its processes; killed when dropped.
 pub(crate) struct Kamailio {
     name: &'static str,
+    sip: SocketAddr,
     main: Child,
     control: PathBuf,
     asker: UnixDatagram,
@@ -87,6 +101,10 @@ impl Kamailio {
                 r#""dlg_match_mode", 0"#,
                 &format!(r#""dlg_match_mode", {match_mode}"#),
             )
+            .replace(
+                "\nrequest_route {\n",
+                &format!("{ONE_MORE_TABLE}\n\nrequest_route {{\n{REMOVE_BY_MESSAGE}\n"),
+            )
             .replace("@CONTROL@", &control.display().to_string())
             .replace("@IPBX@", &system.sip("ipbx").to_string());
         fs::write(file("cfg"), text).unwrap();
@@ -112,6 +130,7 @@ impl Kamailio {
         asker.set_read_timeout(Some(ANSWER_MAX)).unwrap();
         let kamailio = Self {
             name,
+            sip: system.sip(name),
             main,
             control,
             asker,
@@ -137,6 +156,16 @@ impl Kamailio {
     pub(crate) fn ask_to(&self, method: &str, params: &Value) {
         let answer = self.try_ask(method, params);
         assert!(answer.is_some(), "{}: {method} is not answered", self.name);
+    }
+
+    /// Removes the keys of a table that match: `operator` is `re` or `sw`.
+    pub(crate) fn remove_matching(&self, table: &str, operator: &str, operand: &str) {
+        let id = self.asked.fetch_add(1, Ordering::Relaxed);
+        let more =
+            format!("X-Table: {table}\r\nX-Operator: {operator}\r\nX-Operand: {operand}\r\n");
+        let socket = Raw::bind((self.sip.ip(), 0));
+        socket.send(self.sip, "MESSAGE", &format!("remove-{id}"), "", &more);
+        let _ = socket.receive("200 Removed");
     }
 
     /// Asks; `None` when no answer comes.

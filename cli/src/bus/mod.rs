@@ -2,6 +2,7 @@
 
 mod dialogs;
 mod nodes;
+mod repair;
 mod table;
 mod tandem;
 mod watch;
@@ -31,6 +32,7 @@ Examples:
   tandem bus table bans                         what is in a table
   tandem bus table bans set 10.0.0.9 1 --number --ttl 60
   tandem bus verify                             whether the replica is what its digests say
+  tandem bus repair                             compare the Kamailios' tables with ours, mend what differs
   tandem bus nodes --address 192.0.2.31:7401    the same of another router";
 
 /// Shows what a router knows of its cell
@@ -72,6 +74,8 @@ enum Command {
     Table(table::Options),
     /// Recomputes the digests from the records and fails if one is wrong
     Verify,
+    /// Compares the tables of all Kamailio nodes with the cell's and mends what differs
+    Repair(repair::Options),
 }
 
 /// How something is printed.
@@ -101,6 +105,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Exit> {
         }
         Command::Dialogs(options) => dialogs::show(router, options, *output).await?,
         Command::Table(options) => table::run(router, options, *output).await?,
+        Command::Repair(options) => repair::run(router, options, *output).await?,
         Command::Verify => return verify(router, *output).await.map(Exit::good_if),
     }
     Ok(Exit::Good)

@@ -239,6 +239,13 @@ impl Replication {
         self.bus.outbox()
     }
 
+    /// Has the tables of every Kamailio node compared and put right once more: see [`stock::Channel::repair`].
+    pub fn repair_stock(&mut self, now: Now) -> Vec<(SocketAddr, u64)> {
+        let asked = self.stock.repair();
+        self.settle(now);
+        asked
+    }
+
     /// Tells whether a Kamailio node is still to be told of the end of a dialog that ended here.
     #[must_use]
     pub fn owes_ends(&self) -> bool {

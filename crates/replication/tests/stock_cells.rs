@@ -8,11 +8,15 @@
 
 mod stock_model;
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use dmq_bodies::Did;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use replication::tandem::Kind;
 use stock_model::cell::{Cell, address};
+use stock_model::kamailio::Table;
 use stock_model::kamailio::Version::{self, V56, V62};
 use stock_model::{LONG, SHORT, ms, text};
 
@@ -146,6 +150,70 @@ fn what_one_kamailio_had_is_told_the_other_at_once_and_once() {
     let told = cell.said.iter().filter(|(_, said)| said.to == address(2));
     let sets = told.filter(|(_, said)| said.word().starts_with("SET k"));
     assert_eq!(sets.count(), 100);
+}
+
+/// Runs until a Tandem node has finished these comparisons; returns how long that took.
+fn compared(cell: &mut Cell, i: usize, goals: &[(SocketAddr, u64)]) -> Duration {
+    let began = cell.now;
+    let is_done = |cell: &Cell| {
+        let nodes = cell.tandem(i).stock_status().nodes;
+        let done = |(address, goal)| {
+            let node = nodes.iter().find(|node| node.address == address);
+            node.is_some_and(|node| node.comparisons >= goal)
+        };
+        goals.iter().copied().all(done)
+    };
+    while !is_done(cell) {
+        assert!(cell.now - began < ms(300_000), "{goals:?} are not reached");
+        cell.run(ms(10));
+    }
+    cell.now - began
+}
+
+#[test]
+fn what_kamailios_have_lost_by_themselves_is_given_back_to_who_asks_for_it() {
+    let mut cell = Cell::settled(5, &[V56, V62]);
+    for i in 0..4 {
+        cell.set(i, LONG, &format!("of {i}"), "1");
+        cell.set(i, SHORT, &format!("of {i}"), "1");
+    }
+    cell.run(ms(200_000));
+    for i in [2, 3] {
+        let flush = |table: &mut Table| table.entries.clear();
+        cell.act(i, |_, it| it.tables.values_mut().for_each(flush));
+    }
+    cell.said.clear();
+    cell.run(ms(200_000));
+    assert_eq!(cell.said.len(), 0, "nobody looks");
+
+    let goals = cell.repair(0);
+    assert_eq!(goals.len(), 2);
+    let took = compared(&mut cell, 0, &goals);
+    assert!(took < ms(10_000), "{took:?}");
+    cell.run(ms(1_000));
+    for i in 0..4 {
+        for table in [LONG, SHORT] {
+            assert_eq!(cell.values(i, table).len(), 4, "{table} at {i}");
+        }
+    }
+    let differences = |cell: &Cell| {
+        let nodes = cell.tandem(0).stock_status().nodes;
+        nodes.iter().filter_map(|node| node.stock_differences).sum()
+    };
+    let found: u64 = differences(&cell);
+    assert_eq!(found, 16);
+
+    // Whoever asks again and again has them asked once a minute, and never counts one that is under way.
+    let first = cell.repair(0);
+    let again = cell.repair(0);
+    assert_eq!(first, again, "none is under way");
+    let took = compared(&mut cell, 0, &again);
+    assert!(took > ms(50_000) && took < ms(80_000), "{took:?}");
+    assert_eq!(differences(&cell), 0);
+    cell.run(ms(200_000));
+    cell.said.clear();
+    cell.run(ms(200_000));
+    assert_eq!(cell.said.len(), 0, "it falls silent again");
 }
 
 #[test]

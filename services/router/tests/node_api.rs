@@ -30,7 +30,7 @@ use control::router::v1::watch_table_entries_response::Event as EntryEvent;
 use control::router::v1::{
     DeleteMatchingTableEntriesRequest, DeleteTableEntryRequest, DialogState, FlushTableRequest,
     GetDialogRequest, GetReplicationStatusRequest, GetTableEntryRequest, ListDialogsRequest,
-    ListTableEntriesRequest, SetTableEntryRequest, TableEntry, VerifyReplicaRequest,
+    ListTableEntriesRequest, RepairStockNodesRequest, SetTableEntryRequest, TableEntry, VerifyReplicaRequest,
     WatchDialogsRequest, WatchTableEntriesRequest,
 };
 use control::shutdown::Shutdown;
@@ -347,6 +347,10 @@ async fn dialogs_are_listed_page_by_page_and_watched() {
         .unwrap();
     let verified = verified.into_inner();
     assert_eq!((verified.records, verified.wrong_partitions), (7, vec![]));
+    let repairs = health.repair_stock_nodes(RepairStockNodesRequest {}).await;
+    let repairs = repairs.unwrap().into_inner().repairs;
+    let asked: Vec<_> = repairs.iter().map(|repair| &*repair.address).collect();
+    assert_eq!(asked, [fabric.kamailio.own.to_string()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

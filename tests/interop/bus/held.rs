@@ -16,8 +16,9 @@ use super::{Bus, is_stock};
 use crate::kamailio::Content;
 use crate::system::PATIENCE;
 
-/// The tables of the tests: one whose keys expire, one whose do not.
-pub(super) const TABLES: [&str; 2] = ["auth", "plain"];
+/// The tables of the tests: one whose keys expire, one whose do not, and one that is cleared now and then.
+pub(super) const TABLES: [&str; 3] = ["auth", "plain", CLEARED];
+pub(super) const CLEARED: &str = "cleared";
 
 /// What a key is on each of some nodes.
 type Held = Vec<(String, Option<Content>)>;
@@ -146,7 +147,7 @@ impl Bus {
         }
     }
 
-    /// Waits until all these nodes hold the same in both tables; returns how long it took.
+    /// Waits until all these nodes hold the same in all tables; returns how long it took.
     pub(super) fn wait_until_tables_agree(&self, nodes: &[&str], patience: Duration) -> Duration {
         let start = Instant::now();
         loop {

@@ -88,6 +88,7 @@ impl Bus {
         }
         bus.put_table("auth", Some(300 * SECOND));
         bus.put_table("plain", None);
+        bus.put_table(held::CLEARED, None);
         bus.system.put_route();
         let mut bus = bus;
         bus.system.start("sbc");

@@ -126,6 +126,8 @@ pub struct NodeStatus {
     pub stock_differences: Option<u64>,
     /// When that was.
     pub compared: Option<Instant>,
+    /// How many such comparisons have been finished.
+    pub comparisons: u64,
     /// Whether it numbers table operations as Kamailio up to 5.4 did.
     pub old_numbering: bool,
     /// Whether it has shown `last_modified` on either channel (6.2).
@@ -201,6 +203,26 @@ impl Channel {
             node.wants_dialogs |= is_asked || node.has_told_dialogs;
             node.ask_at = node.ask_at.max(Some(now.monotonic));
         }
+    }
+
+    /// Has the tables of every node that takes messages compared and put right once more, as after its return
+    /// and no sooner than a minute after the last time.
+    ///
+    /// Returns these nodes, each with what its [`NodeStatus::comparisons`] are when that has been done.
+    pub fn repair(&mut self) -> Vec<(SocketAddr, u64)> {
+        let asking = self.asking.as_ref();
+        let is_asked = |node: SocketAddr| {
+            asking.is_some_and(|it| it.node == node && it.what == Asked::Tables)
+        };
+        let up = self.nodes.iter_mut().filter(|(_, node)| node.is_up);
+        let asked = up.map(|(address, node)| {
+            node.wants_tables = true;
+            (node.rounds, node.clean_rounds) = (0, 0);
+            // One that is under way does not count: it may have seen what was there before.
+            let under_way = u64::from(is_asked(*address));
+            (*address, node.comparisons + under_way + 1)
+        });
+        asked.collect()
     }
 
     /// Takes the news that a node takes no messages any more, or is no Kamailio node any more.
@@ -471,6 +493,7 @@ impl Channel {
         let node = self.node(asking.node);
         node.differences = Some(count);
         node.compared = Some(now.monotonic);
+        node.comparisons += 1;
         match count {
             0 => (node.clean_rounds, node.rounds) = (node.clean_rounds + 1, 0),
             _ => (node.clean_rounds, node.rounds) = (0, node.rounds + 1),
@@ -535,6 +558,7 @@ impl Channel {
             dialogs_told: node.dialogs.len(),
             stock_differences: node.differences,
             compared: node.compared,
+            comparisons: node.comparisons,
             old_numbering: node.numbering == Numbering::Old,
             last_modified_shown: node.dialogs_ahead.or(node.tables_ahead).is_some(),
             syncs_asked: node.syncs_asked,

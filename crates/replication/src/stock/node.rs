@@ -87,6 +87,7 @@ pub(super) struct Node {
     pub(super) clean_rounds: u32,
     pub(super) differences: Option<u64>,
     pub(super) compared: Option<Instant>,
+    pub(super) comparisons: u64,
     pub(super) syncs_asked: u64,
     pub(super) syncs_answered: u64,
     /// Hash sizes that fit every UPDATE whose slot was not ours.
@@ -125,6 +126,7 @@ impl Default for Node {
             clean_rounds: 0,
             differences: None,
             compared: None,
+            comparisons: 0,
             syncs_asked: 0,
             syncs_answered: 0,
             hash_sizes: None,

@@ -171,6 +171,17 @@ impl Cell {
         done
     }
 
+    /// Has the tables of all Kamailios compared by a Tandem node; returns what their comparisons are after it.
+    pub fn repair(&mut self, i: usize) -> Vec<(SocketAddr, u64)> {
+        let now = self.clock();
+        let Running::Tandem(node) = &mut self.places[i] else {
+            panic!("no Tandem node at {i}");
+        };
+        let asked = node.repair_stock(now);
+        self.flush();
+        asked
+    }
+
     /// Has a Kamailio do something.
     pub fn act<T>(&mut self, i: usize, act: impl FnOnce(Now, &mut Kamailio) -> T) -> T {
         let now = self.clock();

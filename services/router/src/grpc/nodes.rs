@@ -89,6 +89,7 @@ fn stock_node(status: &stock::NodeStatus, clock: Clock) -> StockNode {
         hash_size_differs: status.hash_size_candidates.is_some(),
         hash_size_candidates: status.hash_size_candidates.clone().unwrap_or_default(),
         unknown_tables: tables.collect(),
+        comparisons: status.comparisons,
     }
 }
 

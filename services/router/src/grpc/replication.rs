@@ -4,8 +4,8 @@ use std::time::{Instant, SystemTime};
 
 use control::router::v1::replication_service_server::ReplicationService;
 use control::router::v1::{
-    GetReplicationStatusRequest, ReplicationStatus, TableStatus, VerifyReplicaRequest,
-    VerifyReplicaResponse,
+    GetReplicationStatusRequest, RepairStockNodesRequest, RepairStockNodesResponse,
+    ReplicationStatus, StockRepair, TableStatus, VerifyReplicaRequest, VerifyReplicaResponse,
 };
 use dmq::NodeState;
 use htable::Table;
@@ -43,6 +43,20 @@ impl ReplicationService for Health {
             tokio::task::yield_now().await;
         }
         Ok(Response::new(answer))
+    }
+
+    async fn repair_stock_nodes(
+        &self,
+        _: Request<RepairStockNodesRequest>,
+    ) -> Result<Response<RepairStockNodesResponse>, Status> {
+        let asked = self.0.change(Replication::repair_stock)?.into_iter();
+        let repairs = asked.map(|(address, comparisons)| StockRepair {
+            address: address.to_string(),
+            comparisons,
+        });
+        Ok(Response::new(RepairStockNodesResponse {
+            repairs: repairs.collect(),
+        }))
     }
 }
 
