@@ -174,6 +174,28 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_the_longest_dead_are_forgotten_early() {
+        let now = start();
+        let mut ended = Ended::default();
+        for i in 0..TOMBSTONES_MAX + 2 {
+            ended.remember(now, key(i), true);
+        }
+        let forgotten = std::iter::from_fn(|| ended.forget(now, |_| false));
+        assert_eq!(forgotten.collect::<Vec<_>>(), [key(0), key(1)]);
+        assert_eq!(ended.forgotten_early(), 2);
+    }
+
+    #[test]
+    fn of_too_many_call_records_the_oldest_are_dropped() {
+        let mut ended = Ended::default();
+        for i in 0..RECORDS_DUE_MAX + 2 {
+            ended.note_call_record(key(i));
+        }
+        assert_eq!(ended.records_dropped(), 2);
+        assert_eq!(ended.poll_call_record(), Some(key(2)));
+    }
+
+    #[test]
     fn what_went_on_before_it_ended_shortly_ago_is_inherited_in_its_order() {
         let now = start();
         let mut ended = Ended::default();
