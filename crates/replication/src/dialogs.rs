@@ -3,6 +3,10 @@
 //! Two ways in: [`Dialogs::observe`] for what this router saw, [`Dialogs::merge`] for what another
 //! node wrote. Who serves a dialog owns it: a router that sees a request of a dialog that another
 //! owns takes it over. Every act of an owner is safe twice, so nothing has to be agreed first.
+//!
+//! What a router sees becomes a record in `observe`.
+
+mod observe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
@@ -12,15 +16,8 @@ use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher24;
 
-use crate::clock::{HybridClock, Now, Stamp, node_number};
-use crate::observation::{LegSeen, Observation, Observed};
-use crate::record::{
-    Cause, DialogKey, DialogRecord, DialogState, End, Leg, Lifetime, Ownership, Text, raise,
-};
-
-/// How much of its early lifetime may pass before a call that goes on ringing is given a new one, of which
-/// the others are told: less than what [`DialogsConfig::early_lifetime`] is beyond Timer C.
-const RINGS_ANEW_AFTER: Duration = Duration::from_secs(10);
+use crate::clock::{HybridClock, Now, node_number};
+use crate::record::{Cause, DialogKey, DialogRecord, DialogState, End, Ownership, Text};
 
 /// How much later each further member may fire another's deadline.
 const BACKUP_STEP: Duration = Duration::from_secs(2);
@@ -231,105 +228,6 @@ impl Dialogs {
             .map(|(key, from_caller, _)| (key.clone(), from_caller))
     }
 
-    /// Makes a record of what this router saw; `None` when it says nothing new.
-    pub fn observe(
-        &mut self,
-        now: Now,
-        clock: &mut HybridClock,
-        seen: Observation,
-    ) -> Option<Changed> {
-        let Observation {
-            call_id,
-            h_id,
-            from_tag,
-            to_tag,
-            what,
-        } = seen;
-        if let Observed::Invited { .. } = what {
-            return self.invited(now, clock, &call_id, h_id?, from_tag, what);
-        }
-        let (key, from_caller) = self.find(&call_id, h_id, &from_tag, &to_tag)?;
-        let (own, config) = (self.own, self.config);
-        let changed = self.begin(key)?;
-        let held = self.dialog_mut(&changed.key)?;
-        let (record, at) = (&mut held.record, &mut held.at);
-        let failed = matches!(what, Observed::Ended(cause) if cause != Cause::Bye);
-        if failed && record.answered != 0 {
-            return None;
-        }
-        let stamp = clock.stamp(now, record.stamp());
-        let is_request = !matches!(what, Observed::Rang(_) | Observed::Answered(_));
-        // Whoever never saw the 2xx takes its ACK for it.
-        let is_answer = matches!(what, Observed::Answered(_) | Observed::Acked);
-        let goes_on = matches!(what, Observed::Rang(_) | Observed::Tried)
-            && *at + RINGS_ANEW_AFTER <= now.monotonic + config.early_lifetime;
-        let mut is_changed = false;
-        if is_request {
-            is_changed |= note_tag(side(record, from_caller), &from_tag);
-            is_changed |= note_tag(side(record, !from_caller), &to_tag);
-        }
-        if (is_answer || goes_on) && record.answered == 0 {
-            let lasts = match is_answer {
-                true => config.lifetime,
-                false => config.early_lifetime,
-            };
-            record.lifetime = Lifetime {
-                stamp,
-                seconds: lasts.as_secs() as u32,
-            };
-            *at = now.monotonic + lasts;
-            if is_answer {
-                record.answered = now.wall_seconds();
-            }
-            is_changed = true;
-        }
-        is_changed |= match what {
-            // It has a way of its own, above.
-            Observed::Invited { .. } => return None,
-            Observed::Tried => false,
-            Observed::Rang(leg) => {
-                raise(&mut record.state, DialogState::Early)
-                    | answered_leg(&mut record.callee, stamp, to_tag, leg)
-            }
-            Observed::Answered(leg) => {
-                raise(&mut record.state, DialogState::Answered)
-                    | answered_leg(&mut record.callee, stamp, to_tag, leg)
-            }
-            Observed::Acked => {
-                let rang_with_another =
-                    record.state < DialogState::Answered && record.callee.tag != to_tag;
-                if rang_with_another && from_caller && !to_tag.is_empty() {
-                    answered_leg(&mut record.callee, stamp, to_tag, LegSeen::default());
-                }
-                raise(&mut record.state, DialogState::Confirmed)
-            }
-            Observed::Refreshed(seen) => {
-                let leg = side(record, from_caller);
-                let is_latest = seen.cseq == 0 || seen.cseq >= leg.cseq;
-                let has_moved = !seen.contact.is_empty() && seen.contact != leg.contact;
-                if is_latest && has_moved {
-                    leg.contact = seen.contact;
-                    leg.stamp = stamp;
-                }
-                count(leg, stamp, seen.cseq) | (is_latest && has_moved)
-            }
-            Observed::Requested { cseq } => count(side(record, from_caller), stamp, cseq),
-            Observed::Ended(cause) => {
-                end(record, now, cause);
-                *at = now.monotonic;
-                true
-            }
-        };
-        if is_request && record.ownership.owner != own {
-            record.ownership = taken_over(record.ownership, own);
-            is_changed = true;
-        }
-        is_changed.then(|| {
-            self.finish(&changed);
-            changed
-        })
-    }
-
     /// Notes how a dialog that goes on is, before it is changed in place.
     fn begin(&self, key: DialogKey) -> Option<Changed> {
         let held = self.dialog(&key)?;
@@ -377,57 +275,6 @@ impl Dialogs {
             entry.0 = due;
             self.deadlines.insert(entry);
         }
-    }
-
-    fn invited(
-        &mut self,
-        now: Now,
-        clock: &mut HybridClock,
-        call_id: &[u8],
-        h_id: u32,
-        from_tag: Text,
-        what: Observed,
-    ) -> Option<Changed> {
-        let Observed::Invited {
-            from_uri,
-            to_uri,
-            request_uri,
-            caller,
-        } = what
-        else {
-            return None;
-        };
-        let key = DialogKey {
-            call_id: call_id.into(),
-            h_id,
-        };
-        if self.dialog(&key).is_some() {
-            return None;
-        }
-        let stamp = clock.stamp(now, Stamp::default());
-        let ownership = Ownership {
-            epoch: 1,
-            owner: self.own,
-        };
-        let record = DialogRecord {
-            created: now.wall_seconds(),
-            from_uri,
-            to_uri,
-            request_uri,
-            caller: Leg {
-                cseq: caller.cseq,
-                stamp,
-                tag: from_tag,
-                contact: caller.contact,
-                route_set: caller.route_set,
-            },
-            lifetime: Lifetime {
-                stamp,
-                seconds: self.config.early_lifetime.as_secs() as u32,
-            },
-            ..DialogRecord::new(ownership)
-        };
-        self.insert(key, record, now.monotonic + self.config.early_lifetime)
     }
 
     /// Merges what another node wrote; `remaining` is how long its copy still lasts.
@@ -603,47 +450,6 @@ impl Dialogs {
     }
 }
 
-fn side(record: &mut DialogRecord, caller: bool) -> &mut Leg {
-    match caller {
-        true => &mut record.caller,
-        false => &mut record.callee,
-    }
-}
-
-/// Learns a tag from the first request that carries it, in From or To; tells whether that was news.
-fn note_tag(leg: &mut Leg, tag: &[u8]) -> bool {
-    let is_new = leg.tag.is_empty() && !tag.is_empty();
-    if is_new {
-        leg.tag = tag.into();
-    }
-    is_new
-}
-
-/// Takes note of a request's CSeq; tells whether it was news.
-fn count(leg: &mut Leg, stamp: Stamp, cseq: u32) -> bool {
-    let is_newer = cseq > leg.cseq;
-    if is_newer {
-        leg.cseq = cseq;
-        leg.stamp = stamp;
-    }
-    is_newer
-}
-
-/// Takes the callee's leg from a response that made or confirmed the dialog; tells whether it changed.
-fn answered_leg(leg: &mut Leg, stamp: Stamp, tag: Text, seen: LegSeen) -> bool {
-    let is_same = leg.tag == tag && leg.contact == seen.contact && leg.route_set == seen.route_set;
-    if !is_same {
-        *leg = Leg {
-            cseq: leg.cseq,
-            stamp,
-            tag,
-            contact: seen.contact,
-            route_set: seen.route_set,
-        };
-    }
-    !is_same
-}
-
 fn taken_over(former: Ownership, by: SocketAddr) -> Ownership {
     Ownership {
         epoch: former.epoch.saturating_add(1),
@@ -660,6 +466,7 @@ fn end(record: &mut DialogRecord, now: Now, cause: Cause) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observation::{LegSeen, Observation, Observed};
 
     const WALL: u64 = 1_800_000_000_000;
 

@@ -5,6 +5,7 @@
 mod clock;
 mod dialogs;
 mod digest;
+mod ended;
 mod entries;
 mod numbers;
 mod observation;
@@ -17,14 +18,12 @@ pub mod tandem;
 pub use clock::{AHEAD_MAX, HybridClock, Now, Stamp, node_number};
 pub use dialogs::{Changed, Dialogs, DialogsConfig, Held};
 pub use digest::{Digests, PARTITIONS};
+pub use ended::{RECORDS_DUE_MAX, TOMBSTONE_MAX, TOMBSTONE_MIN, TOMBSTONES_MAX};
 pub use entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord, GONE_MAX, Write};
 pub use observation::{LegSeen, Observation, Observed};
 pub use record::{
     Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,
     Profiles, Text, Variable,
 };
-pub use replica::{
-    Change, Key, Origin, RECORDS_DUE_MAX, Record, Replica, TOMBSTONE_MAX, TOMBSTONE_MIN,
-    TOMBSTONES_MAX,
-};
+pub use replica::{Change, Key, Origin, Record, Replica};
 pub use replication::{CellConfig, Replication, ReplicationConfig};

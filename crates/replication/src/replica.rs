@@ -12,27 +12,10 @@ use htable::{By, Definition, Pattern, Value};
 use crate::clock::{HybridClock, Now, node_number};
 use crate::dialogs::{Changed, Dialogs, DialogsConfig};
 use crate::digest::{Digests, PARTITIONS};
+use crate::ended::{Ended, may_forget};
 use crate::entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord};
 use crate::observation::Observation;
 use crate::record::{DialogKey, DialogRecord, DialogState, Text};
-
-/// The least time that the dead are remembered: a Kamailio node's last retransmission comes 27.5 s
-/// after the first, and our own word to it is repeated after 32 s.
-pub const TOMBSTONE_MIN: Duration = Duration::from_secs(64);
-
-/// The most time, when a member of the cell cannot be asked whether it knows.
-pub const TOMBSTONE_MAX: Duration = Duration::from_secs(3600);
-
-/// How many of the dead are remembered; at the limit the longest dead are forgotten early, counted.
-pub const TOMBSTONES_MAX: usize = 200_000;
-
-/// How many call records wait to be taken; at the limit the oldest is dropped, counted.
-pub const RECORDS_DUE_MAX: usize = 65_536;
-
-/// How long before its owner was found to be lost a dialog may have ended and the rest not be done: a
-/// call record is written a moment later, a Kamailio is told to forget the dialog 5 s later, and the owner
-/// is missed within two seconds.
-const END_IN_DOUBT: Duration = Duration::from_secs(10);
 
 /// How far ahead of our wall clock a `last_modified` of a Kamailio may be to count.
 pub(crate) const SHOWN_AHEAD_MAX: Duration = Duration::from_secs(86_400);
@@ -93,16 +76,6 @@ pub struct Change {
     pub before: Option<DialogState>,
 }
 
-/// A dialog that is over and remembered.
-#[derive(Debug)]
-struct Ended {
-    /// When this node saw or heard of it.
-    since: Instant,
-    key: DialogKey,
-    /// It was known here before.
-    was_going_on: bool,
-}
-
 /// What one node holds of its cell.
 #[derive(Debug)]
 pub struct Replica {
@@ -112,14 +85,7 @@ pub struct Replica {
     entries: Entries,
     digests: Digests,
     changes: VecDeque<Change>,
-    /// Dialogs that are over, in the order of their end here.
-    ended: VecDeque<Ended>,
-    /// Those of them whose call records are ours to write.
-    records_due: VecDeque<DialogKey>,
-    /// Those of them that ended at a lost node and whose rest is ours to do: all, and those not taken yet.
-    heir_of: BTreeSet<DialogKey>,
-    inherited: VecDeque<DialogKey>,
-    records_dropped: u64,
+    ended: Ended,
     /// For each Tandem member of the cell: when the last round with it began that found no difference.
     clean_since: BTreeMap<SocketAddr, Option<Instant>>,
     /// When something in a partition changed last.
@@ -127,7 +93,7 @@ pub struct Replica {
     sweep_at: Option<Instant>,
     scrub: usize,
     flipped: u64,
-    forgotten_early: u64,
+    entries_forgotten_early: u64,
 }
 
 impl Replica {
@@ -141,17 +107,13 @@ impl Replica {
             entries: Entries::new(cell_key),
             digests: Digests::default(),
             changes: VecDeque::new(),
-            ended: VecDeque::new(),
-            records_due: VecDeque::new(),
-            heir_of: BTreeSet::new(),
-            inherited: VecDeque::new(),
-            records_dropped: 0,
+            ended: Ended::default(),
             clean_since: BTreeMap::new(),
             changed_at: Box::new([None; PARTITIONS]),
             sweep_at: None,
             scrub: 0,
             flipped: 0,
-            forgotten_early: 0,
+            entries_forgotten_early: 0,
         }
     }
 
@@ -203,7 +165,7 @@ impl Replica {
     /// Returns how many tombstones were forgotten before every member was known to know.
     #[must_use]
     pub fn forgotten_early(&self) -> u64 {
-        self.forgotten_early
+        self.ended.forgotten_early() + self.entries_forgotten_early
     }
 
     /// Returns the next change.
@@ -214,7 +176,7 @@ impl Replica {
     /// Returns the next dialog whose call record is ours to write: one that ended here, or shortly before
     /// its owner was lost. That one may have written it, too.
     pub fn poll_call_record(&mut self) -> Option<(DialogKey, &DialogRecord)> {
-        let mut due = std::iter::from_fn(|| self.records_due.pop_front());
+        let mut due = std::iter::from_fn(|| self.ended.poll_call_record());
         let key = due.find(|key| self.dialogs.dialog(key).is_some())?;
         let record = &self.dialogs.dialog(&key)?.record;
         Some((key, record))
@@ -223,7 +185,7 @@ impl Replica {
     /// Returns how many call records were dropped because nobody took them in time.
     #[must_use]
     pub fn records_dropped(&self) -> u64 {
-        self.records_dropped
+        self.ended.records_dropped()
     }
 
     /// Takes the news that another member of the cell is lost: silent, or back under a new incarnation;
@@ -236,9 +198,8 @@ impl Replica {
         is_up: impl Fn(SocketAddr) -> bool,
     ) {
         let is_up = |member| member != node && (member == self.own || is_up(member));
-        let recent = |since: Instant| now.saturating_duration_since(since) <= END_IN_DOUBT;
         let was_up = |member| member == node || is_up(member);
-        let is_ours = |key: &&DialogKey| {
+        let is_ours = |key: &DialogKey| {
             let owner = self.dialogs.dialog(key);
             let owner = owner.map(|held| held.record.ownership.owner);
             let owner = owner.filter(|owner| self.clean_since.contains_key(owner));
@@ -246,16 +207,7 @@ impl Replica {
             owner.is_some_and(|owner| !is_up(owner) && !was_ours(owner))
                 && self.dialogs.place(key, is_up) == 0
         };
-        let ended = self.ended.iter().rev();
-        let ended = ended.take_while(|ended| recent(ended.since));
-        let inherited = ended.filter(|ended| ended.was_going_on);
-        let inherited = inherited.map(|ended| &ended.key).filter(is_ours).cloned();
-        let inherited: Vec<_> = inherited.take(RECORDS_DUE_MAX).collect();
-        for key in inherited.into_iter().rev() {
-            self.note_call_record(key.clone());
-            self.heir_of.insert(key.clone());
-            self.inherited.push_back(key);
-        }
+        self.ended.inherit(now, is_ours);
     }
 
     /// Tells whether it is ours to tell others that a dialog is over: it ended here, or we are its heir. For
@@ -269,23 +221,14 @@ impl Replica {
         let is_first = || self.dialogs.place(key, |_| true) == 0;
         held.record.is_ended()
             && (owner == self.own
-                || self.heir_of.contains(key)
+                || self.ended.is_inherited(key)
                 || !self.clean_since.contains_key(&owner) && is_first())
     }
 
     /// Returns the next dialog that ended at a node which was lost before it can have told all Kamailio
     /// nodes that this is so.
     pub fn poll_inherited(&mut self) -> Option<DialogKey> {
-        self.inherited.pop_front()
-    }
-
-    /// Lets a dialog that is over wait for [`Replica::poll_call_record`]; it is remembered for much longer.
-    fn note_call_record(&mut self, key: DialogKey) {
-        if self.records_due.len() >= RECORDS_DUE_MAX {
-            self.records_due.pop_front();
-            self.records_dropped += 1;
-        }
-        self.records_due.push_back(key);
+        self.ended.poll_inherited()
     }
 
     /// Makes a record of what this router saw.
@@ -621,26 +564,15 @@ impl Replica {
 
     /// Forgets the dead of whom every member knows.
     fn sweep(&mut self, now: Instant) {
-        let known_since = self.clean_since.values().copied().min();
-        let everybody_knows = |since: Instant| match known_since {
-            None => true,
-            Some(clean) => clean.is_some_and(|clean| clean > since),
+        let everybody_knows = |since: Instant| {
+            let mut clean_since = self.clean_since.values();
+            clean_since.all(|clean| clean.is_some_and(|clean| clean > since))
         };
-        let old = |since: Instant, age: Duration| now.saturating_duration_since(since) >= age;
-        let may_forget = |since: Instant| {
-            old(since, TOMBSTONE_MIN) && everybody_knows(since) || old(since, TOMBSTONE_MAX)
-        };
-        while let Some(Ended { since, key, .. }) = self.ended.front() {
-            let crowded = self.ended.len() > TOMBSTONES_MAX;
-            if !may_forget(*since) && !crowded {
-                break;
-            }
-            self.forgotten_early += u64::from(!everybody_knows(*since));
-            self.dialogs.forget(key);
-            self.heir_of.remove(key);
-            self.ended.pop_front();
+        while let Some(key) = self.ended.forget(now, everybody_knows) {
+            self.dialogs.forget(&key);
         }
-        self.forgotten_early += self.entries.forget(may_forget);
+        let may_forget = |since| may_forget(now, since, everybody_knows(since));
+        self.entries_forgotten_early += self.entries.forget(may_forget);
     }
 
     fn note_dialog(&mut self, now: Now, changed: Option<Changed>, origin: Origin) {
@@ -654,15 +586,11 @@ impl Replica {
         self.changed_at[usize::from(partition)] = Some(now.monotonic);
         let is_ours = held.record.ownership.owner == self.own;
         if held.record.is_ended() && changed.before != Some(DialogState::Ended) {
-            // One that was over when it was first heard of was finished by who ended it.
             let was_going_on = changed.before.is_some();
-            self.ended.push_back(Ended {
-                since: now.monotonic,
-                key: changed.key.clone(),
-                was_going_on,
-            });
+            let (ended, key) = (&mut self.ended, &changed.key);
+            ended.remember(now.monotonic, key.clone(), was_going_on);
             if is_ours && was_going_on {
-                self.note_call_record(changed.key.clone());
+                ended.note_call_record(key.clone());
             }
         }
         self.changes.push_back(Change {
@@ -756,15 +684,6 @@ mod tests {
     fn is_remembered(replica: &mut Replica, now: Now) -> bool {
         replica.handle_timeout(now);
         replica.dialogs().dialog(&key()).is_some()
-    }
-
-    #[test]
-    fn alone_the_dead_are_remembered_for_their_least_time() {
-        let now = start();
-        let mut replica = with_a_tombstone(now);
-        assert!(is_remembered(&mut replica, after(now, 63)));
-        assert!(!is_remembered(&mut replica, after(now, 64)));
-        assert_eq!(replica.forgotten_early(), 0);
     }
 
     #[test]
@@ -866,16 +785,6 @@ mod tests {
         let other = if first.own() == address(2) { 3 } else { 2 };
         first.handle_lost(lost, address(other), |member| member != address(1));
         assert!(!inherits(&mut first), "it has been finished");
-    }
-
-    #[test]
-    fn what_ended_long_before_its_owner_was_lost_needs_no_heir() {
-        let (began, ended) = (start(), after(start(), 10));
-        for own in [2, 3] {
-            let mut other = told_of_the_end(own, began, ended);
-            other.handle_lost(after(ended, 11).monotonic, address(1), |_| true);
-            assert!(!inherits(&mut other));
-        }
     }
 
     #[test]

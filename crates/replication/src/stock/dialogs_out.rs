@@ -2,17 +2,15 @@
 //!
 //! A dialog that the node does not know is told whole in the state it has; then its state when that
 //! rises, all of it when variables or profiles change, and STATE(4) again when a leg of a confirmed
-//! dialog has moved. After its end STATE(5), RM some seconds later. A node that was away or asked for
-//! everything may have started anew or not: a STATE for a dialog that it does not know makes it log an
-//! ERROR, so it is told whole of every dialog, those included that have ended: UPDATE(5) instead of
-//! STATE(5), as Kamailio itself answers who asks. If an UPDATE or STATE was on its
-//! way then, or was never answered, both are said once more when no repeat of it can arrive any
-//! longer: an UPDATE after RM revives the dialog (5.6.3). Otherwise they are not: a node that has
-//! done its part would log an ERROR for each. Source: PROTOCOL 5.
+//! dialog has moved. A node that was away or asked for everything may have started anew or not: a STATE
+//! for a dialog that it does not know makes it log an ERROR, so it is told whole of every dialog. What it
+//! is told of ends is in `ends`. Source: PROTOCOL 5.
+
+mod ends;
 
 use std::hash::Hasher;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use dmq_bodies::{
@@ -23,20 +21,10 @@ use siphasher::sip::SipHasher24;
 
 use super::node::{Line, Node, Scan, Sending, Sent};
 use super::{Counters, DIALOG_CHANNEL, SCAN_QUEUE, TOLD_MAX};
-use crate::clock::Now;
 use crate::numbers::Numbers;
 use crate::record::{DialogKey, DialogRecord, DialogState, Leg, Text};
 use crate::replica::Replica;
-
-/// Between STATE(5) and RM, as Kamailio itself does.
-const REMOVE_AFTER: Duration = Duration::from_secs(5);
-
-/// When the end is said once more: the last repeat of a message comes 27.5 s after the first.
-const REPEAT_AFTER: Duration = Duration::from_secs(32);
-
-/// When the end is said once more that somebody told everybody of the dialog after: all that was told at one
-/// time has arrived, and what was to be freed has been.
-const REVIVED_REPEAT_AFTER: Duration = Duration::from_secs(10);
+use ends::Ending;
 
 /// One message about a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,17 +60,6 @@ impl Content {
             extras: extras_hash(record),
         }
     }
-}
-
-/// How far the end of a dialog was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// STATE(5), or UPDATE(5), is to be told.
-    State { again: bool },
-    /// RM is to be told, not before that.
-    Remove { at: Instant, again: bool },
-    /// Both are to be told once more, not before that.
-    Repeat { at: Instant },
 }
 
 /// What a node was told of a dialog, by whomever.
@@ -127,19 +104,13 @@ impl Told {
     /// The node may have started anew: what it knew of the dialog, its end included, it may not know.
     fn mistrust(&mut self) {
         self.is_stale |= self.content.is_some() || self.is_ending();
-        if let Some(Ending::Remove { again: false, .. }) = self.ending {
-            self.ending = Some(Ending::State { again: false });
-        }
+        self.ending = self.ending.map(Ending::mistrusted);
     }
 
     /// Returns what to tell next, if anything and now.
     fn next(&self, now: Instant, record: Option<&DialogRecord>) -> Option<Step> {
-        match self.ending {
-            Some(Ending::State { .. }) if self.is_stale => return Some(Step::EndWhole),
-            Some(Ending::State { .. }) => return Some(Step::End),
-            Some(Ending::Remove { at, .. }) => return (at <= now).then_some(Step::Remove),
-            Some(Ending::Repeat { .. }) => return None,
-            None => {}
+        if let Some(ending) = self.ending {
+            return ending.next(now, self.is_stale);
         }
         let record = record.filter(|record| !record.is_ended() && !self.is_refused)?;
         let Some(told) = self.content.filter(|_| !self.is_stale) else {
@@ -172,28 +143,6 @@ impl Told {
         }
         self.content = Some(content);
         self.is_stale &= step != Step::Update;
-    }
-
-    /// The end was told as far as `step`; returns when it goes on, or `None` when all is said.
-    fn take_end(&mut self, now: Instant, step: Step, is_known: bool) -> Option<Instant> {
-        let (again, is_state) = match (self.ending, step) {
-            (Some(Ending::State { again }), Step::End | Step::EndWhole) => (again, true),
-            (Some(Ending::Remove { again, .. }), Step::Remove) => (again, false),
-            _ => return Some(now),
-        };
-        // Another node may tell it of the dialog after it said that it does not know it.
-        if is_state && (is_known || !again) {
-            let wait = if again { Duration::ZERO } else { REMOVE_AFTER };
-            let at = now + wait;
-            self.ending = Some(Ending::Remove { at, again });
-            return Some(at);
-        }
-        if again || !self.is_in_doubt {
-            return None;
-        }
-        let at = (self.ended_at.unwrap_or(now) + REPEAT_AFTER).max(now);
-        self.ending = Some(Ending::Repeat { at });
-        Some(at)
     }
 }
 
@@ -277,85 +226,6 @@ impl Node {
         is_known && former != content.extras
     }
 
-    /// A dialog is over. `by_us` tells that no other node says so, `is_new` that it was over before
-    /// anybody could be told of it.
-    pub(super) fn note_end(&mut self, now: Now, key: &DialogKey, by_us: bool, is_new: bool) {
-        let is_held = self.dialogs.contains_key(key);
-        let is_told = self.is_up && by_us && self.dialogs.len() < TOLD_MAX;
-        if !is_held && !is_told {
-            return;
-        }
-        let told = self.dialogs.entry(key.clone()).or_default();
-        if told.is_ending() {
-            return;
-        }
-        told.is_refused |= is_new;
-        if let Some(request) = told.withdraw() {
-            self.requests.remove(&request);
-            self.withdrawn.push(request);
-        }
-        // What was there before the node was, others have told it.
-        let may_know = told.content.is_some() || told.is_stale || told.is_in_doubt || !is_held;
-        told.ended_at = Some(now.monotonic);
-        if told.is_refused || !may_know {
-            // Remembered as refused while it is queued: more may be noted of a dialog that is new.
-            if !is_new {
-                self.dialogs.remove(key);
-            }
-        } else if by_us {
-            told.ending = Some(Ending::State { again: false });
-            self.queue_dialog(key);
-        } else if told.is_in_doubt {
-            let at = now.monotonic + REPEAT_AFTER;
-            told.ending = Some(Ending::Repeat { at });
-            self.later.insert((at, key.clone()));
-        } else {
-            self.dialogs.remove(key);
-        }
-    }
-
-    /// A dialog ended at a node which was lost before it can have told this to the end. It is told whole:
-    /// whether the node knows of it, of its end, or has freed it is unknown, and so it complains of nothing.
-    pub(super) fn note_inherited(&mut self, now: Instant, key: &DialogKey) {
-        if !self.is_up || self.dialogs.len() >= TOLD_MAX && !self.dialogs.contains_key(key) {
-            return;
-        }
-        let told = self.dialogs.entry(key.clone()).or_default();
-        if told.is_ending() {
-            return;
-        }
-        told.is_stale = true;
-        told.ended_at = Some(now);
-        told.ending = Some(Ending::State { again: false });
-        self.queue_dialog(key);
-    }
-
-    /// It was told of a dialog that is over, by another node, and may have it again.
-    pub(super) fn note_revived(&mut self, now: Instant, key: &DialogKey) {
-        if !self.is_up || self.dialogs.len() >= TOLD_MAX && !self.dialogs.contains_key(key) {
-            return;
-        }
-        let told = self.dialogs.entry(key.clone()).or_default();
-        told.is_stale = true;
-        if told.is_ending() {
-            told.is_in_doubt = true;
-            return;
-        }
-        let at = now + REVIVED_REPEAT_AFTER;
-        told.ended_at = Some(now);
-        told.ending = Some(Ending::Repeat { at });
-        self.later.insert((at, key.clone()));
-    }
-
-    /// Tells whether it is still to be told of the end of a dialog for the first time.
-    pub(super) fn is_owed_an_end(&self) -> bool {
-        let first = |told: &Told| match told.ending {
-            Some(Ending::State { again } | Ending::Remove { again, .. }) => !again,
-            Some(Ending::Repeat { .. }) | None => false,
-        };
-        self.dialogs.values().any(first)
-    }
-
     /// The node has freed a dialog, or may have.
     pub(super) fn note_freed(&mut self, key: &DialogKey, is_ours: bool) {
         let Some(told) = self.dialogs.get_mut(key).filter(|told| !told.is_ending()) else {
@@ -386,7 +256,7 @@ impl Node {
             told.mistrust();
             told.content = None;
             told.is_refused = false;
-            if matches!(told.ending, Some(Ending::State { .. })) {
+            if told.ending.is_some_and(Ending::is_due) {
                 ending.push(key.clone());
             }
         }
@@ -422,22 +292,6 @@ impl Node {
                 }
             }
             self.scan = partition.checked_add(1).map(|next| (scan, next));
-        }
-    }
-
-    /// Queues what has been waiting for its time.
-    pub(super) fn wake_dialogs(&mut self, now: Instant) {
-        while let Some((at, _)) = self.later.first()
-            && *at <= now
-            && let Some((_, key)) = self.later.pop_first()
-        {
-            if let Some(told) = self.dialogs.get_mut(&key)
-                && let Some(Ending::Repeat { at }) = told.ending
-                && at <= now
-            {
-                told.ending = Some(Ending::State { again: true });
-            }
-            self.queue_dialog(&key);
         }
     }
 
