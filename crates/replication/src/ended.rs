@@ -35,6 +35,15 @@ struct Tombstone {
     was_going_on: bool,
 }
 
+/// What is left to do of a dialog that ended at a lost node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// To tell Kamailio nodes of its end.
+    End,
+    /// That, and its call record.
+    EndAndRecord,
+}
+
 /// What one node remembers of the dialogs that are over.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
@@ -70,20 +79,30 @@ impl Ended {
     }
 
     /// Takes over what had just ended at a node that is found to be lost now and may not have finished it:
-    /// that of which `is_ours` says so.
-    pub(crate) fn inherit(&mut self, now: Instant, is_ours: impl Fn(&DialogKey) -> bool) {
+    /// what `ours` says of each.
+    pub(crate) fn inherit_recent(
+        &mut self,
+        now: Instant,
+        ours: impl Fn(&DialogKey) -> Option<Rest>,
+    ) {
         let recent = |since: Instant| now.saturating_duration_since(since) <= END_IN_DOUBT;
         let ended = self.tombstones.iter().rev();
         let ended = ended.take_while(|ended| recent(ended.since));
         let inherited = ended.filter(|ended| ended.was_going_on);
-        let inherited = inherited.map(|ended| &ended.key);
-        let inherited = inherited.filter(|key| is_ours(key)).cloned();
+        let inherited = inherited.filter_map(|ended| Some((ended.key.clone(), ours(&ended.key)?)));
         let inherited: Vec<_> = inherited.take(RECORDS_DUE_MAX).collect();
-        for key in inherited.into_iter().rev() {
-            self.note_call_record(key.clone());
-            self.heir_of.insert(key.clone());
-            self.inherited.push_back(key);
+        for (key, rest) in inherited.into_iter().rev() {
+            self.inherit(key, rest);
         }
+    }
+
+    /// Takes over a dialog that has ended at a lost node.
+    pub(crate) fn inherit(&mut self, key: DialogKey, rest: Rest) {
+        if rest == Rest::EndAndRecord {
+            self.note_call_record(key.clone());
+        }
+        self.heir_of.insert(key.clone());
+        self.inherited.push_back(key);
     }
 
     /// Tells whether a dialog was inherited, taken or not.
@@ -202,9 +221,14 @@ mod tests {
         for (i, since) in [0, 1, 2, 3, 4].into_iter().enumerate() {
             ended.remember(after(now, since), key(i), i != 3);
         }
-        ended.inherit(after(now, 11), |found| *found != key(2));
+        let ours = |found: &DialogKey| match found.h_id {
+            1 => Some(Rest::End),
+            2 => None,
+            _ => Some(Rest::EndAndRecord),
+        };
+        ended.inherit_recent(after(now, 11), ours);
+        assert_eq!(ended.poll_call_record(), Some(key(4)));
         for inherited in [key(1), key(4)] {
-            assert_eq!(ended.poll_call_record().as_ref(), Some(&inherited));
             assert_eq!(ended.poll_inherited().as_ref(), Some(&inherited));
             assert!(ended.is_inherited(&inherited), "taken, too");
         }

@@ -14,6 +14,7 @@ mod replica;
 mod replication;
 pub mod stock;
 pub mod tandem;
+mod unplaced;
 
 pub use clock::{AHEAD_MAX, HybridClock, Now, Stamp, node_number};
 pub use dialogs::{Changed, Dialogs, DialogsConfig, Held};
@@ -27,3 +28,4 @@ pub use record::{
 };
 pub use replica::{Change, Key, Origin, Record, Replica};
 pub use replication::{CellConfig, Replication, ReplicationConfig};
+pub use unplaced::UNPLACED_MAX;

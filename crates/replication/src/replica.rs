@@ -12,10 +12,11 @@ use htable::{By, Definition, Pattern, Value};
 use crate::clock::{HybridClock, Now, node_number};
 use crate::dialogs::{Changed, Dialogs, DialogsConfig};
 use crate::digest::{Digests, PARTITIONS};
-use crate::ended::{Ended, may_forget};
+use crate::ended::{Ended, Rest, may_forget};
 use crate::entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord};
 use crate::observation::Observation;
 use crate::record::{DialogKey, DialogRecord, DialogState, Text};
+use crate::unplaced::{self, Unplaced};
 
 /// How far ahead of our wall clock a `last_modified` of a Kamailio may be to count.
 pub(crate) const SHOWN_AHEAD_MAX: Duration = Duration::from_secs(86_400);
@@ -86,6 +87,9 @@ pub struct Replica {
     digests: Digests,
     changes: VecDeque<Change>,
     ended: Ended,
+    unplaced: Unplaced,
+    /// The Tandem nodes that are heard.
+    up: BTreeSet<SocketAddr>,
     /// For each Tandem member of the cell: when the last round with it began that found no difference.
     clean_since: BTreeMap<SocketAddr, Option<Instant>>,
     /// When something in a partition changed last.
@@ -108,6 +112,8 @@ impl Replica {
             digests: Digests::default(),
             changes: VecDeque::new(),
             ended: Ended::default(),
+            unplaced: Unplaced::default(),
+            up: BTreeSet::new(),
             clean_since: BTreeMap::new(),
             changed_at: Box::new([None; PARTITIONS]),
             sweep_at: None,
@@ -188,26 +194,50 @@ impl Replica {
         self.ended.records_dropped()
     }
 
-    /// Takes the news that another member of the cell is lost: silent, or back under a new incarnation;
-    /// `is_up` tells which of the others are not. What had just ended at a lost one may not have been
-    /// finished there, so its heir does that: see [`Replica::poll_call_record`], [`Replica::poll_inherited`].
-    pub fn handle_lost(
-        &mut self,
-        now: Instant,
-        node: SocketAddr,
-        is_up: impl Fn(SocketAddr) -> bool,
-    ) {
-        let is_up = |member| member != node && (member == self.own || is_up(member));
-        let was_up = |member| member == node || is_up(member);
-        let is_ours = |key: &DialogKey| {
-            let owner = self.dialogs.dialog(key);
-            let owner = owner.map(|held| held.record.ownership.owner);
-            let owner = owner.filter(|owner| self.clean_since.contains_key(owner));
-            let was_ours = |owner| owner != node && self.dialogs.place(key, was_up) == 0;
-            owner.is_some_and(|owner| !is_up(owner) && !was_ours(owner))
-                && self.dialogs.place(key, is_up) == 0
+    /// Returns how many things were forgotten that were seen of dialogs which were not here yet.
+    #[must_use]
+    pub fn unplaced_dropped(&self) -> u64 {
+        self.unplaced.dropped()
+    }
+
+    /// Takes the news that a Tandem node is heard.
+    pub fn handle_up(&mut self, node: SocketAddr) {
+        self.up.insert(node);
+    }
+
+    /// Takes the news that a node is lost: silent, or back under a new incarnation. What had just ended there
+    /// may not have been finished, so an heir does that: see [`Replica::poll_call_record`],
+    /// [`Replica::poll_inherited`]. A Kamailio's calls have no record.
+    pub fn handle_lost(&mut self, now: Instant, node: SocketAddr) {
+        let before = self.up.clone();
+        self.up.remove(&node);
+        let is_first = |key: &DialogKey, up: &BTreeSet<SocketAddr>| {
+            let is_up = |member| member == self.own || up.contains(&member);
+            self.dialogs.place(key, is_up) == 0
         };
-        self.ended.inherit(now, is_ours);
+        let ours = |key: &DialogKey| {
+            let owner = self.dialogs.dialog(key)?.record.ownership.owner;
+            let is_member = self.clean_since.contains_key(&owner);
+            let is_lost = match is_member {
+                true => !self.up.contains(&owner),
+                false => owner == node,
+            };
+            let was_ours = is_member && !before.contains(&owner) && is_first(key, &before);
+            let rest = match is_member {
+                true => Rest::EndAndRecord,
+                false => Rest::End,
+            };
+            (is_lost && !was_ours && is_first(key, &self.up)).then_some(rest)
+        };
+        self.ended.inherit_recent(now, ours);
+    }
+
+    /// Tells whether this node is the heir of a member of the cell that is lost.
+    fn is_heir(&self, key: &DialogKey, owner: SocketAddr) -> bool {
+        let is_up = |member| member == self.own || self.up.contains(&member);
+        self.clean_since.contains_key(&owner)
+            && !is_up(owner)
+            && self.dialogs.place(key, is_up) == 0
     }
 
     /// Tells whether it is ours to tell others that a dialog is over: it ended here, or we are its heir. For
@@ -231,8 +261,12 @@ impl Replica {
         self.ended.poll_inherited()
     }
 
-    /// Makes a record of what this router saw.
+    /// Makes a record of what this router saw, now or as soon as it holds the dialog.
     pub fn observe(&mut self, now: Now, seen: Observation) {
+        if unplaced::is_kept(&seen.what) && self.dialogs.find_seen(&seen).is_none() {
+            self.unplaced.keep(now.monotonic, seen);
+            return;
+        }
         let changed = self.dialogs.observe(now, &mut self.clock, seen);
         self.note_dialog(now, changed, Origin::Local);
     }
@@ -270,7 +304,13 @@ impl Replica {
         self.clock.observe(now, record.stamp());
         let changed = self.dialogs.merge(now, key, record, remaining);
         let is_changed = changed.is_some();
+        let is_new = changed.as_ref().filter(|changed| changed.before.is_none());
+        let call_id = is_new.map(|changed| changed.key.call_id.clone());
         self.note_dialog(now, changed, origin);
+        let unplaced = call_id.map(|call_id| self.unplaced.take(&call_id));
+        for seen in unplaced.into_iter().flatten() {
+            self.observe(now, seen);
+        }
         is_changed
     }
 
@@ -504,6 +544,7 @@ impl Replica {
         for expired in self.entries.handle_timeout(now.monotonic) {
             self.sum(Some(now.monotonic), &expired);
         }
+        self.unplaced.expire(now.monotonic);
         let due = self.sweep_at.is_none_or(|at| at <= now.monotonic);
         if due {
             self.sweep(now.monotonic);
@@ -584,20 +625,36 @@ impl Replica {
         self.digests
             .replace(partition, changed.hash_before, held.hash);
         self.changed_at[usize::from(partition)] = Some(now.monotonic);
-        let is_ours = held.record.ownership.owner == self.own;
+        let owner = held.record.ownership.owner;
         if held.record.is_ended() && changed.before != Some(DialogState::Ended) {
-            let was_going_on = changed.before.is_some();
-            let (ended, key) = (&mut self.ended, &changed.key);
-            ended.remember(now.monotonic, key.clone(), was_going_on);
-            if is_ours && was_going_on {
-                ended.note_call_record(key.clone());
-            }
+            self.note_end(now.monotonic, &changed, owner, origin);
         }
         self.changes.push_back(Change {
             key: Key::Dialog(changed.key),
             origin,
             before: changed.before,
         });
+    }
+
+    /// A dialog has ended, or is over where it is first heard of: then who ended it has finished it.
+    fn note_end(&mut self, now: Instant, changed: &Changed, owner: SocketAddr, origin: Origin) {
+        let key = &changed.key;
+        let was_going_on = changed.before.is_some();
+        self.ended.remember(now, key.clone(), was_going_on);
+        if !was_going_on {
+            return;
+        }
+        if owner == self.own {
+            self.ended.note_call_record(key.clone());
+        } else if self.is_heir(key, owner) {
+            match origin {
+                // A Kamailio ended it, and frees it everywhere.
+                Origin::Stock(_) => self.ended.note_call_record(key.clone()),
+                Origin::Local | Origin::Tandem(_) => {
+                    self.ended.inherit(key.clone(), Rest::EndAndRecord);
+                }
+            }
+        }
     }
 
     fn note_entry(&mut self, now: Now, changed: EntryChanged, origin: Origin) {
@@ -721,13 +778,15 @@ mod tests {
         );
     }
 
-    /// The replica of a member, beside the owner's, that has heard of the dialog, and of its end at `ended`.
-    fn told_of_the_end(own: u8, began: Now, ended: Now) -> Replica {
+    /// The replica of a member, beside the owner's, that has heard of the dialog; and how that ends.
+    fn told_of(own: u8, began: Now) -> (Replica, DialogRecord) {
         let mut owner = with_a_tombstone(began);
         let told = Key::Dialog(key());
         let Some(Record::Dialog(over, _)) = owner.record(began.monotonic, &told) else {
             panic!("it was there");
         };
+        assert_eq!(owner.poll_call_record().map(|(key, _)| key), Some(key()));
+        assert_eq!(owner.poll_call_record(), None, "once");
         let going_on = DialogRecord {
             state: DialogState::Confirmed,
             end: None,
@@ -735,12 +794,21 @@ mod tests {
         };
         let mut other = Replica::new(address(own), [7; 16], DialogsConfig::default());
         let others = (1..=3).filter(|member| *member != own).map(address);
-        other.set_members(&others.collect());
+        let others: BTreeSet<_> = others.collect();
+        other.set_members(&others);
+        others
+            .into_iter()
+            .for_each(|member| other.handle_up(member));
+        let lasts = Duration::from_secs(60);
+        other.merge_dialog(began, key(), going_on, lasts, Origin::Tandem(address(1)));
+        (other, *over)
+    }
+
+    /// The same, and it has heard of the end.
+    fn told_of_the_end(own: u8, began: Now, ended: Now) -> Replica {
+        let (mut other, over) = told_of(own, began);
         let origin = Origin::Tandem(address(1));
-        other.merge_dialog(began, key(), going_on, Duration::from_secs(60), origin);
-        other.merge_dialog(ended, key(), *over, Duration::ZERO, origin);
-        assert_eq!(owner.poll_call_record().map(|(key, _)| key), Some(key()));
-        assert_eq!(owner.poll_call_record(), None, "once");
+        other.merge_dialog(ended, key(), over, Duration::ZERO, origin);
         assert_eq!(other.poll_call_record(), None, "its owner does");
         other
     }
@@ -760,9 +828,9 @@ mod tests {
         let lost = after(ended, 2).monotonic;
         let mut heirs = [2, 3].map(|own| told_of_the_end(own, began, ended));
         for heir in &mut heirs {
-            heir.handle_lost(lost, address(4), |_| true);
+            heir.handle_lost(lost, address(4));
             assert!(!inherits(heir), "no member");
-            heir.handle_lost(lost, address(1), |_| true);
+            heir.handle_lost(lost, address(1));
         }
         let finished = heirs.each_mut().map(inherits);
         assert_eq!(finished.into_iter().filter(|it| *it).count(), 1);
@@ -773,18 +841,77 @@ mod tests {
             [false, _] => [3, 2],
         };
         let mut second = told_of_the_end(second, began, ended);
-        second.handle_lost(lost, address(1), |_| true);
+        second.handle_lost(lost, address(1));
         assert!(!inherits(&mut second));
-        second.handle_lost(lost, address(first), |_| false);
+        second.handle_lost(lost, address(first));
         assert!(inherits(&mut second));
 
         // The next death changes nothing of who the heir is.
         let mut first = told_of_the_end(first, began, ended);
-        first.handle_lost(lost, address(1), |_| true);
+        first.handle_lost(lost, address(1));
         assert!(inherits(&mut first));
         let other = if first.own() == address(2) { 3 } else { 2 };
-        first.handle_lost(lost, address(other), |member| member != address(1));
+        first.handle_lost(lost, address(other));
         assert!(!inherits(&mut first), "it has been finished");
+    }
+
+    #[test]
+    fn what_a_kamailio_ends_for_a_lost_owner_has_one_record() {
+        let (began, ended) = (start(), after(start(), 100));
+        for (lost, records) in [(1, 1), (4, 0)] {
+            let recorded = [2, 3].map(|own| {
+                let (mut other, over) = told_of(own, began);
+                other.handle_lost(after(began, 50).monotonic, address(lost));
+                let origin = Origin::Stock(address(9));
+                other.merge_dialog(ended, key(), over, Duration::ZERO, origin);
+                assert_eq!(other.poll_inherited(), None, "the Kamailio tells all of it");
+                other.poll_call_record().is_some()
+            });
+            assert_eq!(recorded.into_iter().filter(|it| *it).count(), records);
+        }
+    }
+
+    #[test]
+    fn what_is_heard_to_have_ended_at_an_owner_that_is_lost_is_finished_by_one_heir() {
+        let (began, ended) = (start(), after(start(), 100));
+        let finished = [2, 3].map(|own| {
+            let (mut other, over) = told_of(own, began);
+            other.handle_lost(after(began, 50).monotonic, address(1));
+            let from = address(if own == 2 { 3 } else { 2 });
+            other.merge_dialog(ended, key(), over, Duration::ZERO, Origin::Tandem(from));
+            inherits(&mut other)
+        });
+        assert_eq!(finished.into_iter().filter(|it| *it).count(), 1);
+    }
+
+    #[test]
+    fn a_bye_that_comes_before_its_dialog_ends_it() {
+        let now = start();
+        let (other, over) = told_of(2, now);
+        let Some(Record::Dialog(record, _)) = other.record(now.monotonic, &Key::Dialog(key()))
+        else {
+            panic!("it was told");
+        };
+        let mut late = Replica::new(address(3), [7; 16], DialogsConfig::default());
+        late.set_members(&[address(1), address(2)].into());
+        let bye = |from_tag: &[u8]| Observation {
+            call_id: (*b"call").into(),
+            h_id: Some(7),
+            from_tag: from_tag.into(),
+            to_tag: over.callee.tag.clone(),
+            what: Observed::Ended(Cause::Bye),
+        };
+        late.observe(now, bye(b"a"));
+        late.observe(now, bye(b"of another"));
+        let lasts = Duration::from_secs(60);
+        let origin = Origin::Tandem(address(2));
+        late.merge_dialog(after(now, 1), key(), *record, lasts, origin);
+        let (key, record) = late.poll_call_record().unwrap();
+        assert_eq!((key.h_id, record.ownership.owner), (7, address(3)));
+        assert_eq!(record.end.map(|end| end.cause), Some(Cause::Bye));
+        let changes = std::iter::from_fn(|| late.poll_change());
+        let told: Vec<_> = changes.map(|change| change.origin).collect();
+        assert_eq!(told, [origin, Origin::Local]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod stock_model;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -150,6 +151,34 @@ fn what_one_kamailio_had_is_told_the_other_at_once_and_once() {
     let told = cell.said.iter().filter(|(_, said)| said.to == address(2));
     let sets = told.filter(|(_, said)| said.word().starts_with("SET k"));
     assert_eq!(sets.count(), 100);
+}
+
+#[test]
+fn what_a_kamailio_ended_just_before_its_death_is_freed_at_the_others() {
+    for seed in 1..9 {
+        let _seed = Seed(seed);
+        let mut cell = Cell::settled(seed, &[V56, V56]);
+        let did = cell.act(2, |now, it| it.invite(now, "a", 4_001));
+        cell.run(ms(2_000));
+        cell.act(2, |now, it| it.confirm(now, did));
+        cell.run(ms(2_000));
+        cell.act(2, |now, it| it.bye(now, did));
+        cell.run(ms(500));
+        assert!(cell.kamailio(3).dialogs.contains_key(&did), "not freed yet");
+        cell.stop(2);
+        cell.said.clear();
+        cell.run(ms(15_000));
+        assert!(cell.kamailio(3).dialogs.is_empty(), "it has no owner");
+        let told = cell.said.iter().filter(|(_, said)| said.to == address(3));
+        let by: BTreeSet<_> = told
+            .filter(|(_, said)| said.channel == "dialog")
+            .map(|(by, _)| *by)
+            .collect();
+        assert_eq!(by.len(), 1, "one router told it: {by:?}");
+        let errors = cell.kamailio(3).log.iter();
+        let errors: Vec<_> = errors.filter(|line| line.starts_with("ERROR")).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
 }
 
 /// Runs until a Tandem node has finished these comparisons; returns how long that took.

@@ -338,7 +338,7 @@ fn ended_at_a_lost_member(world: &mut World, call_id: &str, after: Duration) {
         });
     }
     world.run(after);
-    world.write(|now, replica| replica.handle_lost(now.monotonic, member, |_| true));
+    world.write(|now, replica| replica.handle_lost(now.monotonic, member));
 }
 
 #[test]

@@ -158,6 +158,40 @@ fn an_owner_that_lost_its_memory_takes_its_dialogs_back() {
 }
 
 #[test]
+fn a_bye_that_passes_a_router_before_it_has_its_memory_back_ends_the_dialog() {
+    let mut world = World::running(9, 3);
+    let keys = [dialog_key("one", 1), dialog_key("two", 2)];
+    for key in &keys {
+        world.establish(0, key);
+    }
+    world.run(seconds(1));
+    world.start(0);
+    world.hang_up(0, &keys[0]);
+    assert!(world.record(0, &keys[0]).is_none(), "nothing is known yet");
+    world.run_until_agreed(seconds(5));
+    for i in 0..3 {
+        let record = world.record(i, &keys[0]).unwrap();
+        assert_eq!(record.end.unwrap().cause, Cause::Bye, "at {i}");
+        assert!(world.lives(i, &keys[1]), "at {i}");
+    }
+}
+
+#[test]
+fn a_wall_clock_that_was_wrong_at_the_start_ends_no_dialog() {
+    let mut world = World::running(10, 3);
+    let key = dialog_key("one", 1);
+    world.establish(0, &key);
+    world.run(seconds(5));
+    world.set_wall(0, -DAY);
+    world.start(0);
+    world.set_wall(0, 0);
+    world.run_until_agreed(seconds(5));
+    assert!((0..3).all(|i| world.lives(i, &key)));
+    assert_eq!(world.node(0).channel.counters().taken_back, 1);
+    world.check_equal();
+}
+
+#[test]
 fn a_dead_owners_dialog_is_taken_over_by_whoever_serves_it() {
     let mut world = World::running(5, 3);
     let key = dialog_key("one", 1);

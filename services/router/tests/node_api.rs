@@ -30,8 +30,8 @@ use control::router::v1::watch_table_entries_response::Event as EntryEvent;
 use control::router::v1::{
     DeleteMatchingTableEntriesRequest, DeleteTableEntryRequest, DialogState, FlushTableRequest,
     GetDialogRequest, GetReplicationStatusRequest, GetTableEntryRequest, ListDialogsRequest,
-    ListTableEntriesRequest, RepairStockNodesRequest, SetTableEntryRequest, TableEntry, VerifyReplicaRequest,
-    WatchDialogsRequest, WatchTableEntriesRequest,
+    ListTableEntriesRequest, RepairStockNodesRequest, SetTableEntryRequest, TableEntry,
+    VerifyReplicaRequest, WatchDialogsRequest, WatchTableEntriesRequest,
 };
 use control::shutdown::Shutdown;
 use dmq_bodies::{DialogDialect, DialogMessage, Did, Leg, Timing, Update, slot};

@@ -14,24 +14,28 @@ use crate::record::{
 const RINGS_ANEW_AFTER: Duration = Duration::from_secs(10);
 
 impl Dialogs {
-    /// Makes a record of what this router saw; `None` when it says nothing new.
+    /// Returns the dialog to which belongs what this router saw, and whether the caller sent it.
+    pub(crate) fn find_seen(&self, seen: &Observation) -> Option<(DialogKey, bool)> {
+        self.find(&seen.call_id, seen.h_id, &seen.from_tag, &seen.to_tag)
+    }
+
+    /// Makes a record of what this router saw; `None` when it says nothing new, or the dialog is not here.
     pub fn observe(
         &mut self,
         now: Now,
         clock: &mut HybridClock,
         seen: Observation,
     ) -> Option<Changed> {
+        if matches!(seen.what, Observed::Invited { .. }) {
+            return self.invited(now, clock, seen);
+        }
+        let (key, from_caller) = self.find_seen(&seen)?;
         let Observation {
-            call_id,
-            h_id,
             from_tag,
             to_tag,
             what,
+            ..
         } = seen;
-        if let Observed::Invited { .. } = what {
-            return self.invited(now, clock, &call_id, h_id?, from_tag, what);
-        }
-        let (key, from_caller) = self.find(&call_id, h_id, &from_tag, &to_tag)?;
         let (own, config) = (self.own, self.config);
         let changed = self.begin(key)?;
         let held = self.dialog_mut(&changed.key)?;
@@ -67,7 +71,7 @@ impl Dialogs {
             is_changed = true;
         }
         is_changed |= match what {
-            // It has a way of its own, above.
+            // It has a way of its own.
             Observed::Invited { .. } => return None,
             Observed::Tried => false,
             Observed::Rang(leg) => {
@@ -113,21 +117,20 @@ impl Dialogs {
         })
     }
 
-    fn invited(
-        &mut self,
-        now: Now,
-        clock: &mut HybridClock,
-        call_id: &[u8],
-        h_id: u32,
-        from_tag: Text,
-        what: Observed,
-    ) -> Option<Changed> {
-        let Observed::Invited {
-            from_uri,
-            to_uri,
-            request_uri,
-            caller,
-        } = what
+    fn invited(&mut self, now: Now, clock: &mut HybridClock, seen: Observation) -> Option<Changed> {
+        let Observation {
+            call_id,
+            h_id: Some(h_id),
+            from_tag,
+            what:
+                Observed::Invited {
+                    from_uri,
+                    to_uri,
+                    request_uri,
+                    caller,
+                },
+            ..
+        } = seen
         else {
             return None;
         };

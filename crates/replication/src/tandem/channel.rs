@@ -90,12 +90,7 @@ impl Channel {
         if let Some(link) = self.links.get_mut(&node) {
             link.handle_down();
         }
-        self.lose(now, replica, node);
-    }
-
-    fn lose(&self, now: Now, replica: &mut Replica, node: SocketAddr) {
-        let is_up = |member| self.links.get(&member).is_some_and(Link::is_tandem);
-        replica.handle_lost(now.monotonic, node, is_up);
+        replica.handle_lost(now.monotonic, node);
     }
 
     /// A node is no longer on the bus.
@@ -207,7 +202,7 @@ impl Channel {
             && link.handle_peer(now.monotonic, peer)
         {
             self.pulls.forget(node);
-            self.lose(now, replica, node);
+            replica.handle_lost(now.monotonic, node);
         }
         200
     }
@@ -276,7 +271,12 @@ impl Channel {
         if !is_ours || record.is_ended() || replica.dialogs().dialog(key).is_some() {
             return false;
         }
-        let lived = self.started.wall_seconds() + 1..=now.wall_seconds();
+        // Not the wall clock of our start: that one may have been wrong.
+        let age = now
+            .monotonic
+            .saturating_duration_since(self.started.monotonic);
+        let began = now.wall_seconds().saturating_sub(age.as_secs());
+        let lived = began + 1..=now.wall_seconds();
         if !lived.contains(&record.created) {
             self.counters.taken_back += 1;
             return false;
@@ -309,9 +309,15 @@ impl Channel {
             return;
         };
         if said == Said::Hello || status == 404 {
+            let was_tandem = link.is_tandem();
             link.handle_hello_answer(now.monotonic, status);
-            if link.kind != Kind::Tandem {
+            if link.is_tandem() {
+                replica.handle_up(node);
+            } else {
                 self.pulls.forget(node);
+                if was_tandem {
+                    replica.handle_lost(now.monotonic, node);
+                }
             }
             return;
         }
