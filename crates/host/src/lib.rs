@@ -11,6 +11,7 @@ mod keys;
 mod live;
 mod metrics;
 mod owners;
+pub mod pages;
 mod process;
 mod records;
 mod resolve;

@@ -1,12 +1,12 @@
 //! The router's gRPC face: `tandem.router.v1.StatusService` is here, the services of its cell are below.
 
+mod base64url;
 mod body;
 mod cell;
 mod dialogs;
 mod entries;
 mod mirror;
 mod nodes;
-mod pages;
 mod replication;
 mod tandem;
 mod watch;
