@@ -162,11 +162,7 @@ impl Node {
 
     /// Puts the registry's view in force.
     pub fn configure(&mut self, now: Instant, config: &registry::View) {
-        let drained = config.members.iter().any(|member| {
-            let own =
-                |endpoint: &registry::SipEndpoint| self.view.listen.contains(&endpoint.address);
-            member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
-        });
+        let drained = config.is_draining(&self.view.listen);
         self.drain(DrainedBy::Registry, drained);
         let members = config.members.iter().flat_map(|member| {
             let sip = member.sip.iter();

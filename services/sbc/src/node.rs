@@ -103,11 +103,7 @@ impl Node {
 
     /// Puts the registry's view in force.
     pub fn configure(&mut self, now: Instant, config: &registry::View) {
-        let drained = config.members.iter().any(|member| {
-            let own =
-                |endpoint: &registry::SipEndpoint| self.view.listen.contains(&endpoint.address);
-            member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
-        });
+        let drained = config.is_draining(&self.view.listen);
         self.drain(DrainedBy::Registry, drained);
         self.note_addresses(config);
         self.note_senders(config);
