@@ -3,6 +3,7 @@
 
 mod addresses;
 mod config;
+pub mod destinations;
 mod drain;
 mod egress;
 mod figures;

@@ -8,17 +8,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use control::view::{self as registry, DestinationState, Network, Networks};
+use control::view::{self as registry, Network, Networks};
 use dispatch::{
-    Administrative, Algorithm, ClusterKey, DestinationConfig, DestinationSet, Health, HealthConfig,
-    HealthEvent, Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
+    Administrative, Algorithm, ClusterKey, DestinationSet, Health, HealthConfig, HealthEvent,
+    Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
 };
 use element::{FlowId, Outbox};
-use host::{Answer, Drain, DrainedBy, Name, Owners};
+use host::{Answer, Drain, DrainedBy, Name, Owners, destinations};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use sip::options;
-use sip_types::{Message, Uri};
+use sip_types::Message;
 
 use crate::name_book::NameBook;
 use crate::shard::Notice;
@@ -124,54 +124,35 @@ impl Node {
     /// Takes [`FIRST_SET`]. One that is not usable leaves the one before it in force.
     fn configure_set(&mut self, now: Instant, config: &registry::View) {
         let key = ClusterKey::new(config.cluster_key);
-        let mut destinations = Vec::new();
+        let mut all = Vec::new();
         let mut members = Vec::new();
         for destination in config.destinations_of(FIRST_SET) {
-            let Some(address) = Uri::parse(destination.uri.as_bytes())
-                .ok()
-                .and_then(|uri| uri.socket_addr(5060))
-            else {
+            let id: Arc<str> = destination.id.as_str().into();
+            let Some(judged) = destinations::judged(id.clone(), &destination) else {
                 self.note(Change::Unusable(format!(
                     "destination {} has no numeric address: {}",
                     destination.id, destination.uri
                 )));
                 continue;
             };
-            let id: Arc<str> = destination.id.as_str().into();
             let member = config.member(&destination.id);
-            destinations.push(DestinationConfig {
-                id: id.clone(),
-                address,
-                probing: destination.probing,
-                administrative: match destination.desired_state {
-                    DestinationState::Active => Administrative::Active,
-                    DestinationState::Draining => Administrative::Draining,
-                    DestinationState::Disabled => Administrative::Disabled,
-                },
-            });
             members.push(Member {
                 id,
-                address,
+                address: judged.address,
                 weight: destination.weight,
                 priority: destination.priority,
                 cell: destination.cell.as_str().into(),
                 last_heir: member
                     .is_some_and(|member| member.kind == registry::MemberKind::StockRouter),
             });
+            all.push(judged);
         }
         if let Some(set) = config.set(FIRST_SET) {
             self.view.first_response = set.first_response;
             self.view.detect_within = set.detect_within;
-            self.health.set_config(HealthConfig {
-                detect_within: set.detect_within,
-                probe_interval: set.probe_interval,
-                successes_to_active: set
-                    .successes_to_active
-                    .try_into()
-                    .unwrap_or(std::num::NonZeroU32::MIN),
-            });
+            self.health.set_config(destinations::health_of(set));
         }
-        if let Err(error) = self.health.configure(now, &destinations) {
+        if let Err(error) = self.health.configure(now, &all) {
             return self.note(Change::Unusable(error.to_string()));
         }
         let set = DestinationSet {
@@ -410,7 +391,8 @@ impl element::Node for Node {
 mod tests {
     use super::*;
     use control::view::{
-        Algorithm, Destination, Liveness, MemberKind, MemberState, Side, SipEndpoint,
+        Algorithm, Destination, DestinationState, Liveness, MemberKind, MemberState, Side,
+        SipEndpoint,
     };
     use element::Node as _;
     use sip_types::Index;
