@@ -274,6 +274,13 @@ impl<C, B> Proxy<C, B> {
         self.contexts.len()
     }
 
+    /// Tells whether a request still waits for its final response.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let mut contexts = self.contexts();
+        contexts.any(|(_, context)| context.is_pending())
+    }
+
     /// Tells whether nothing is going on.
     #[must_use]
     pub fn is_empty(&self) -> bool {
