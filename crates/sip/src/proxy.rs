@@ -218,9 +218,7 @@ impl<C, B> Proxy<C, B> {
     /// Returns a context; `None` when it has ended.
     #[must_use]
     pub fn context(&self, id: ContextId) -> Option<&Context<C, B>> {
-        self.contexts
-            .get(id.slot as usize)
-            .filter(|context| context.generation == id.generation)
+        live(&self.contexts, id)
     }
 
     fn context_mut(&mut self, id: ContextId) -> Option<&mut Context<C, B>> {
@@ -342,4 +340,11 @@ impl<C, B> Proxy<C, B> {
     pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
+}
+
+/// Finds a context that has not ended. Apart from [`Proxy::context`], so that it borrows the contexts alone.
+fn live<C, B>(contexts: &Slab<Context<C, B>>, id: ContextId) -> Option<&Context<C, B>> {
+    contexts
+        .get(id.slot as usize)
+        .filter(|context| context.generation == id.generation)
 }
