@@ -449,6 +449,16 @@ impl View {
             .map(|i| &self.members[i])
     }
 
+    /// Tells whether the operator wants no new calls at a member that has one of these SIP addresses.
+    #[must_use]
+    pub fn is_draining(&self, addresses: &[SocketAddr]) -> bool {
+        self.members.iter().any(|member| {
+            let mut sip = member.sip.iter();
+            member.desired_state == MemberState::Draining
+                && sip.any(|endpoint| addresses.contains(&endpoint.address))
+        })
+    }
+
     /// Returns a set by id.
     #[must_use]
     pub fn set(&self, id: &str) -> Option<&DestinationSet> {

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod config;
+pub mod destinations;
 mod drain;
 mod egress;
 mod figures;
@@ -11,6 +12,7 @@ mod keys;
 mod live;
 mod metrics;
 mod owners;
+pub mod pages;
 mod process;
 mod records;
 mod resolve;

@@ -101,7 +101,7 @@ pub trait Role: Send + Sync + Sized + 'static {
     /// Logs what has changed since it was last asked.
     fn log_changes(node: &mut Self::Node);
     /// Adds its own gRPC services.
-    fn services(face: &mut face::Server, host: &Host<Self>);
+    fn services(face: &mut face::Server, host: &Arc<Host<Self>>);
     /// Reads its own figures.
     fn measure(element: &Sharded<Self::Shard, Self::Node>, now: Instant, figures: &mut Figures);
 }
@@ -215,7 +215,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     let handle = Handle::new(element.clone(), clock, workers.transmitter());
     running.get_or_init(|| handle.clone());
 
-    let host = Host::<R> {
+    let host = Arc::new(Host::<R> {
         handle: handle.clone(),
         config: Arc::new(config.clone()),
         incarnation: session.incarnation(),
@@ -223,7 +223,7 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
         view: session.view(),
         connected: session.connected(),
         shutdown: shutdown.clone(),
-    };
+    });
     let readiness = Readiness::default();
     let ended = Shutdown::new();
     face.add(drain::service::<R>(&config.node, handle.clone()));

@@ -218,9 +218,7 @@ impl<C, B> Proxy<C, B> {
     /// Returns a context; `None` when it has ended.
     #[must_use]
     pub fn context(&self, id: ContextId) -> Option<&Context<C, B>> {
-        self.contexts
-            .get(id.slot as usize)
-            .filter(|context| context.generation == id.generation)
+        live(&self.contexts, id)
     }
 
     fn context_mut(&mut self, id: ContextId) -> Option<&mut Context<C, B>> {
@@ -272,6 +270,13 @@ impl<C, B> Proxy<C, B> {
     #[must_use]
     pub fn len(&self) -> usize {
         self.contexts.len()
+    }
+
+    /// Tells whether a request still waits for its final response.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let mut contexts = self.contexts();
+        contexts.any(|(_, context)| context.is_pending())
     }
 
     /// Tells whether nothing is going on.
@@ -335,4 +340,11 @@ impl<C, B> Proxy<C, B> {
     pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
+}
+
+/// Finds a context that has not ended. Apart from [`Proxy::context`], so that it borrows the contexts alone.
+fn live<C, B>(contexts: &Slab<Context<C, B>>, id: ContextId) -> Option<&Context<C, B>> {
+    contexts
+        .get(id.slot as usize)
+        .filter(|context| context.generation == id.generation)
 }

@@ -36,6 +36,15 @@ pub fn undo_strict(message: &Message<'_>, is_own: impl Fn(&Uri<'_>) -> bool) -> 
     Some(out)
 }
 
+/// Counts the Routes from the first on for whose URI `counts` holds.
+#[must_use]
+pub fn leading(message: &Message<'_>, counts: impl Fn(&[u8]) -> bool) -> usize {
+    message
+        .routes()
+        .take_while(|route| route.as_ref().is_ok_and(|route| counts(route.uri)))
+        .count()
+}
+
 /// Takes the first `count` Routes off a request. When the next one is a strict router, the request
 /// is made ready for it: its URI becomes the Request-URI, which in turn goes to the end of Route.
 pub fn pass_routes(edits: &mut Splice, message: &Message<'_>, count: usize) {

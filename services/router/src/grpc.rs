@@ -1,15 +1,17 @@
 //! The router's gRPC face: `tandem.router.v1.StatusService` is here, the services of its cell are below.
 
+mod base64url;
 mod body;
 mod cell;
 mod dialogs;
 mod entries;
 mod mirror;
 mod nodes;
-mod pages;
 mod replication;
 mod tandem;
 mod watch;
+
+use std::sync::Arc;
 
 use control::mirror::v1::mirror_service_server::MirrorServiceServer;
 use control::router::v1::dialog_service_server::DialogServiceServer;
@@ -22,20 +24,12 @@ use tonic::{Request, Response, Status};
 
 use crate::node::Node;
 use crate::role::Router;
-use crate::shard::Shard;
 
-struct Service {
-    handle: host::Handle<Shard, Node>,
-    node: String,
-    incarnation: u64,
-    started: std::time::SystemTime,
-    view: tokio::sync::watch::Receiver<std::sync::Arc<control::view::View>>,
-    connected: tokio::sync::watch::Receiver<bool>,
-}
+struct Service(Arc<Host<Router>>);
 
 /// Adds the services of a router.
-pub(crate) fn add_services(face: &mut face::Server, host: &Host<Router>) {
-    face.add(status_service(host));
+pub(crate) fn add_services(face: &mut face::Server, host: &Arc<Host<Router>>) {
+    face.add(StatusServiceServer::new(Service(host.clone())));
     if host.config.dmq.is_none() {
         return;
     }
@@ -54,38 +48,29 @@ pub(crate) fn add_services(face: &mut face::Server, host: &Host<Router>) {
     face.add(MirrorServiceServer::new(mirror::Mirror::new(host, cell)));
 }
 
-fn status_service(host: &Host<Router>) -> StatusServiceServer<impl StatusService> {
-    StatusServiceServer::new(Service {
-        handle: host.handle.clone(),
-        node: host.config.node.clone(),
-        incarnation: host.incarnation,
-        started: host.started,
-        view: host.view.clone(),
-        connected: host.connected.clone(),
-    })
-}
-
 #[tonic::async_trait]
 impl StatusService for Service {
     async fn get_status(
         &self,
         _: Request<GetStatusRequest>,
     ) -> Result<Response<RouterStatus>, Status> {
-        let dialogs = self.handle.element().inspect_node(Node::dialogs) as u64;
-        let drain = self.handle.element().inspect_node(Node::drained_by);
+        let Self(host) = self;
+        let element = host.handle.element();
+        let dialogs = element.inspect_node(Node::dialogs) as u64;
+        let drain = element.inspect_node(Node::drained_by);
         let mut transactions = 0;
-        self.handle.element().for_each_shard(|shard| {
+        element.for_each_shard(|shard| {
             transactions += shard.contexts() as u64;
         });
         Ok(Response::new(RouterStatus {
-            node: self.node.clone(),
-            incarnation: self.incarnation,
-            config_generation: self.view.borrow().generation,
-            registry_connected: *self.connected.borrow(),
+            node: host.config.node.clone(),
+            incarnation: host.incarnation,
+            config_generation: host.view.borrow().generation,
+            registry_connected: *host.connected.borrow(),
             dialogs,
             transactions,
             draining: drain.is_wanted(),
-            start_time: Some(self.started.into()),
+            start_time: Some(host.started.into()),
             drained_by: drain.on_wire(),
         }))
     }

@@ -3,22 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use control::view::{self as registry, DestinationState, MemberKind, Network};
-use dispatch::{
-    Administrative, ClusterKey, DestinationConfig, DestinationSet, Health, HealthConfig, Member,
-    ProbeSeq, Sets,
-};
+use control::view::{self as registry, MemberKind, Network};
+use dispatch::{ClusterKey, DestinationSet, Health, HealthConfig, Member, ProbeSeq, Sets};
 use element::{FlowId, Outbox};
-use host::{Drain, DrainedBy, Egress, Name, Owners};
+use host::{Drain, DrainedBy, Egress, Name, Owners, destinations};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use replication::{Now, Observation, Replication};
 use sip::options;
-use sip_types::{Message, Method, Uri};
+use sip_types::{Message, Method};
 
 use crate::cell::{BusIdentity, Joined, WallClock, names_of};
 use crate::decision::Rules;
@@ -162,11 +158,7 @@ impl Node {
 
     /// Puts the registry's view in force.
     pub fn configure(&mut self, now: Instant, config: &registry::View) {
-        let drained = config.members.iter().any(|member| {
-            let own =
-                |endpoint: &registry::SipEndpoint| self.view.listen.contains(&endpoint.address);
-            member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
-        });
+        let drained = config.is_draining(&self.view.listen);
         self.drain(DrainedBy::Registry, drained);
         let members = config.members.iter().flat_map(|member| {
             let sip = member.sip.iter();
@@ -270,7 +262,7 @@ impl Node {
     /// Takes the sets that rules name. Health is kept under `set/destination`; there is one judge, who
     /// goes by the strictest of the sets.
     fn configure_sets(&mut self, now: Instant, config: &registry::View) {
-        let mut judged = Vec::new();
+        let mut all = Vec::new();
         let mut sets = Vec::new();
         let mut health: Option<HealthConfig> = None;
         let named = config
@@ -283,42 +275,27 @@ impl Node {
             });
         for id in named.collect::<BTreeSet<_>>() {
             let Some(set) = config.set(id) else { continue };
-            health = Some(match health {
-                None => health_of(set),
-                Some(others) => stricter(others, health_of(set)),
-            });
+            let wanted = destinations::health_of(set);
+            health = Some(health.map_or(wanted, |others| stricter(others, wanted)));
             let mut members = Vec::new();
             for destination in config.destinations_of(id) {
-                let address = Uri::parse(destination.uri.as_bytes())
-                    .ok()
-                    .and_then(|uri| uri.socket_addr(5060));
-                let Some(address) = address else {
+                let key: Arc<str> = format!("{id}/{}", destination.id).into();
+                let Some(judged) = destinations::judged(key.clone(), &destination) else {
                     self.unusable.push(format!(
                         "destination {}: no numeric address in {}",
                         destination.id, destination.uri
                     ));
                     continue;
                 };
-                let key: Arc<str> = format!("{id}/{}", destination.id).into();
-                judged.push(DestinationConfig {
-                    id: key.clone(),
-                    address,
-                    probing: destination.probing,
-                    administrative: match destination.desired_state {
-                        DestinationState::Active => Administrative::Active,
-                        DestinationState::Draining => Administrative::Draining,
-                        DestinationState::Disabled => Administrative::Disabled,
-                    },
-                });
-                let (weight, priority) = (destination.weight, destination.priority);
                 members.push(Member {
                     id: key,
-                    address,
-                    weight,
-                    priority,
+                    address: judged.address,
+                    weight: destination.weight,
+                    priority: destination.priority,
                     cell: "".into(),
                     last_heir: false,
                 });
+                all.push(judged);
             }
             sets.push(DestinationSet {
                 id: id.into(),
@@ -327,7 +304,7 @@ impl Node {
             });
         }
         self.health.set_config(health.unwrap_or_default());
-        if let Err(error) = self.health.configure(now, &judged) {
+        if let Err(error) = self.health.configure(now, &all) {
             self.unusable.push(error.to_string());
         }
         match Sets::new(ClusterKey::new(config.cluster_key), sets) {
@@ -389,18 +366,6 @@ impl Node {
         while self.health.poll_event().is_some() {
             self.published = false;
         }
-    }
-}
-
-/// Returns how a set wants its destinations judged.
-fn health_of(set: &registry::DestinationSet) -> HealthConfig {
-    HealthConfig {
-        detect_within: set.detect_within,
-        probe_interval: set.probe_interval,
-        successes_to_active: set
-            .successes_to_active
-            .try_into()
-            .unwrap_or(NonZeroU32::MIN),
     }
 }
 
@@ -510,33 +475,19 @@ impl element::Node for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::view::{Algorithm, Destination, NextHop, Route, RouteMatch, RouteResult};
+    use control::view::{NextHop, Route, RouteMatch, RouteResult};
     use element::Node as _;
-    use std::time::Duration;
+    use workbench::{destination, destination_set};
 
     /// Two sets of one destination each, judged within these times.
     fn view(within: [u64; 2]) -> registry::View {
         let ids = ["1", "2"];
         let set = |(id, within): (&str, u64)| registry::DestinationSet {
-            id: id.to_owned(),
-            algorithm: Algorithm::CallIdHash,
-            selector: None,
-            first_response: Duration::from_secs(2),
             detect_within: Duration::from_millis(within),
             probe_interval: Duration::from_millis(within),
-            failures_to_inactive: 1,
-            successes_to_active: 2,
+            ..destination_set(id)
         };
-        let destination = |id: &str| Destination {
-            set: id.to_owned(),
-            id: "d".to_owned(),
-            uri: format!("sip:127.0.0.{id}:5060"),
-            priority: 0,
-            weight: 1,
-            probing: true,
-            desired_state: DestinationState::Active,
-            cell: String::new(),
-        };
+        let destination = |id: &str| destination(id, "d", &format!("sip:127.0.0.{id}:5060"));
         let result = |id: &str| RouteResult {
             next_hop: NextHop::Set(id.to_owned()),
             request_uri: None,

@@ -1,6 +1,7 @@
 //! The router as a process.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use control::view::{MemberKind, View as RegistryView};
@@ -139,7 +140,7 @@ impl Role for Router {
         }
     }
 
-    fn services(face: &mut face::Server, host: &Host<Self>) {
+    fn services(face: &mut face::Server, host: &Arc<Host<Self>>) {
         grpc::add_services(face, host);
     }
 

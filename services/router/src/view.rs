@@ -94,16 +94,12 @@ impl View {
     /// serves the dialogs of the dead.
     #[must_use]
     pub fn own_routes(&self, message: &Message<'_>) -> usize {
-        let own = |uri| {
+        sip::route::leading(message, |uri| {
             Uri::parse(uri)
                 .ok()
                 .and_then(|uri| uri.socket_addr(5060))
                 .is_some_and(|address| self.is_router(address))
-        };
-        message
-            .routes()
-            .take_while(|route| route.as_ref().is_ok_and(|route| own(route.uri)))
-            .count()
+        })
     }
 
     /// Returns the address that a request goes to once its first `passed` Routes are taken off: RFC

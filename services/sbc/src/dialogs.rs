@@ -7,14 +7,12 @@ use control::sbc::v1::dialog_service_server::{DialogService, DialogServiceServer
 use control::sbc::v1::{
     Dialog, DialogState, GetDialogRequest, ListDialogsRequest, ListDialogsResponse,
 };
-use host::Host;
+use host::{Host, pages};
 use sip::{DialogKey, KnownDialog};
 use tonic::{Request, Response, Status};
 
 use crate::role::{Sbc, SbcHandle};
 
-/// How many dialogs there are on a page unless somebody asks for less.
-const PAGE_MAX: usize = 1000;
 /// How many dialogs are looked at while a shard is locked once.
 const CHUNK: usize = 256;
 
@@ -74,15 +72,7 @@ impl DialogService for Service {
             page_size,
             page_token,
         } = request.into_inner();
-        let size = match usize::try_from(page_size) {
-            Ok(0) => PAGE_MAX,
-            Ok(size) if size <= PAGE_MAX => size,
-            Ok(_) | Err(_) => {
-                return Err(Status::invalid_argument(format!(
-                    "page_size: {page_size} is not between 0 and {PAGE_MAX}"
-                )));
-            }
-        };
+        let size = pages::size(page_size)?;
         // All dialogs of a Call-ID are in one shard.
         let only = (!call_id.is_empty()).then(|| self.0.element().shard_of(&call_id));
         let start = Place {
@@ -90,12 +80,9 @@ impl DialogService for Service {
             key: None,
         };
         let place = match page_token.as_str() {
-            "" => Some(start),
-            token => Place::read(token),
+            "" => start,
+            token => Place::read(token).ok_or_else(pages::bad_token)?,
         };
-        let place = place.ok_or_else(|| {
-            Status::invalid_argument("page_token: is not the next_page_token of an earlier page")
-        })?;
         let (dialogs, next) = self.page(place, size, &call_id, only);
         Ok(Response::new(ListDialogsResponse {
             dialogs,

@@ -1,5 +1,6 @@
 //! `tandem.sbc.v1.StatusService`: what this SBC believes of its destinations, and an operator's word.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use control::sbc::v1::status_service_server::{StatusService, StatusServiceServer};
@@ -12,38 +13,24 @@ use dispatch::{Administrative, State};
 use host::Host;
 use tonic::{Request, Response, Status};
 
-use crate::node::FIRST_SET;
-use crate::role::{Sbc, SbcHandle};
+use crate::node::{FIRST_SET, Node};
+use crate::role::Sbc;
 
-struct Service {
-    handle: SbcHandle,
-    node: String,
-    incarnation: u64,
-    started: SystemTime,
-    view: tokio::sync::watch::Receiver<std::sync::Arc<control::view::View>>,
-    connected: tokio::sync::watch::Receiver<bool>,
-}
+struct Service(Arc<Host<Sbc>>);
 
 /// Returns the service.
-pub(crate) fn status_service(host: &Host<Sbc>) -> StatusServiceServer<impl StatusService> {
-    StatusServiceServer::new(Service {
-        handle: host.handle.clone(),
-        node: host.config.node.clone(),
-        incarnation: host.incarnation,
-        started: host.started,
-        view: host.view.clone(),
-        connected: host.connected.clone(),
-    })
+pub(crate) fn status_service(host: &Arc<Host<Sbc>>) -> StatusServiceServer<impl StatusService> {
+    StatusServiceServer::new(Service(host.clone()))
 }
 
 impl Service {
     fn destinations(&self) -> Vec<DestinationStatus> {
-        let (now, wall) = (self.handle.now(), SystemTime::now());
+        let handle = &self.0.handle;
+        let (now, wall) = (handle.now(), SystemTime::now());
         let at = |moment: Instant| {
             prost_types::Timestamp::from(wall - now.saturating_duration_since(moment))
         };
-        let statuses: Vec<_> = self
-            .handle
+        let statuses: Vec<_> = handle
             .element()
             .inspect_node(|node| node.statuses().collect());
         let status = |status: dispatch::Status| DestinationStatus {
@@ -79,7 +66,8 @@ impl Service {
                 "sets/{set}: this SBC dispatches to set {FIRST_SET} only"
             )));
         }
-        self.handle
+        self.0
+            .handle
             .with_node(|now, node| node.set_operator(now, id, wanted))
             .map_err(|error| Status::not_found(error.to_string()))?;
         tracing::info!(destination = id, ?wanted, "operator");
@@ -99,24 +87,23 @@ impl StatusService for Service {
         &self,
         _: Request<GetStatusRequest>,
     ) -> Result<Response<SbcStatus>, Status> {
+        let Self(host) = self;
+        let element = host.handle.element();
         let (mut dialogs, mut transactions) = (0, 0);
-        self.handle.element().for_each_shard(|shard| {
+        element.for_each_shard(|shard| {
             dialogs += shard.dialogs() as u64;
             transactions += shard.contexts() as u64;
         });
-        let drain = self
-            .handle
-            .element()
-            .inspect_node(crate::node::Node::drained_by);
+        let drain = element.inspect_node(Node::drained_by);
         Ok(Response::new(SbcStatus {
-            node: self.node.clone(),
-            incarnation: self.incarnation,
-            config_generation: self.view.borrow().generation,
-            registry_connected: *self.connected.borrow(),
+            node: host.config.node.clone(),
+            incarnation: host.incarnation,
+            config_generation: host.view.borrow().generation,
+            registry_connected: *host.connected.borrow(),
             dialogs,
             transactions,
             draining: drain.is_wanted(),
-            start_time: Some(self.started.into()),
+            start_time: Some(host.started.into()),
             drained_by: drain.on_wire(),
         }))
     }

@@ -8,17 +8,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use control::view::{self as registry, DestinationState, Network, Networks};
+use control::view::{self as registry, Network, Networks};
 use dispatch::{
-    Administrative, Algorithm, ClusterKey, DestinationConfig, DestinationSet, Health, HealthConfig,
-    HealthEvent, Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
+    Administrative, Algorithm, ClusterKey, DestinationSet, Health, HealthConfig, HealthEvent,
+    Member, Probe, ProbeSeq, Sets, Status, UnknownDestination,
 };
 use element::{FlowId, Outbox};
-use host::{Answer, Drain, DrainedBy, Name, Owners};
+use host::{Answer, Drain, DrainedBy, Name, Owners, destinations};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use sip::options;
-use sip_types::{Message, Uri};
+use sip_types::Message;
 
 use crate::name_book::NameBook;
 use crate::shard::Notice;
@@ -103,11 +103,7 @@ impl Node {
 
     /// Puts the registry's view in force.
     pub fn configure(&mut self, now: Instant, config: &registry::View) {
-        let drained = config.members.iter().any(|member| {
-            let own =
-                |endpoint: &registry::SipEndpoint| self.view.listen.contains(&endpoint.address);
-            member.desired_state == registry::MemberState::Draining && member.sip.iter().any(own)
-        });
+        let drained = config.is_draining(&self.view.listen);
         self.drain(DrainedBy::Registry, drained);
         self.note_addresses(config);
         self.note_senders(config);
@@ -128,54 +124,35 @@ impl Node {
     /// Takes [`FIRST_SET`]. One that is not usable leaves the one before it in force.
     fn configure_set(&mut self, now: Instant, config: &registry::View) {
         let key = ClusterKey::new(config.cluster_key);
-        let mut destinations = Vec::new();
+        let mut all = Vec::new();
         let mut members = Vec::new();
         for destination in config.destinations_of(FIRST_SET) {
-            let Some(address) = Uri::parse(destination.uri.as_bytes())
-                .ok()
-                .and_then(|uri| uri.socket_addr(5060))
-            else {
+            let id: Arc<str> = destination.id.as_str().into();
+            let Some(judged) = destinations::judged(id.clone(), &destination) else {
                 self.note(Change::Unusable(format!(
                     "destination {} has no numeric address: {}",
                     destination.id, destination.uri
                 )));
                 continue;
             };
-            let id: Arc<str> = destination.id.as_str().into();
             let member = config.member(&destination.id);
-            destinations.push(DestinationConfig {
-                id: id.clone(),
-                address,
-                probing: destination.probing,
-                administrative: match destination.desired_state {
-                    DestinationState::Active => Administrative::Active,
-                    DestinationState::Draining => Administrative::Draining,
-                    DestinationState::Disabled => Administrative::Disabled,
-                },
-            });
             members.push(Member {
                 id,
-                address,
+                address: judged.address,
                 weight: destination.weight,
                 priority: destination.priority,
                 cell: destination.cell.as_str().into(),
                 last_heir: member
                     .is_some_and(|member| member.kind == registry::MemberKind::StockRouter),
             });
+            all.push(judged);
         }
         if let Some(set) = config.set(FIRST_SET) {
             self.view.first_response = set.first_response;
             self.view.detect_within = set.detect_within;
-            self.health.set_config(HealthConfig {
-                detect_within: set.detect_within,
-                probe_interval: set.probe_interval,
-                successes_to_active: set
-                    .successes_to_active
-                    .try_into()
-                    .unwrap_or(std::num::NonZeroU32::MIN),
-            });
+            self.health.set_config(destinations::health_of(set));
         }
-        if let Err(error) = self.health.configure(now, &destinations) {
+        if let Err(error) = self.health.configure(now, &all) {
             return self.note(Change::Unusable(error.to_string()));
         }
         let set = DestinationSet {
@@ -413,12 +390,10 @@ impl element::Node for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::view::{
-        Algorithm, Destination, Liveness, MemberKind, MemberState, Side, SipEndpoint,
-    };
+    use control::view::MemberKind;
     use element::Node as _;
     use sip_types::Index;
-    use std::time::Duration;
+    use workbench::{destination, destination_set, member};
 
     fn node() -> Node {
         let own = SocketAddr::from(([127, 0, 0, 1], 5060));
@@ -427,48 +402,18 @@ mod tests {
 
     fn router(number: u8) -> registry::Member {
         let address = SocketAddr::from(([127, 0, 0, number], 5060));
-        registry::Member {
-            id: format!("router-{number}"),
-            kind: MemberKind::Router,
-            address: address.ip(),
-            sip: vec![SipEndpoint {
-                side: Side::Both,
-                address,
-            }],
-            dmq: None,
-            cell: "a".to_owned(),
-            zone: String::new(),
-            tags: vec![],
-            desired_state: MemberState::Active,
-            incarnation: 1,
-            liveness: Liveness::Alive,
-        }
+        member(&format!("router-{number}"), MemberKind::Router, address)
     }
 
     fn view(routers: &[u8]) -> registry::View {
-        let destination = |number: &u8| Destination {
-            set: FIRST_SET.to_owned(),
-            id: format!("router-{number}"),
-            uri: format!("sip:127.0.0.{number}:5060"),
-            priority: 0,
-            weight: 1,
-            probing: true,
-            desired_state: DestinationState::Active,
-            cell: String::new(),
+        let destination = |number: &u8| {
+            let uri = format!("sip:127.0.0.{number}:5060");
+            destination(FIRST_SET, &format!("router-{number}"), &uri)
         };
         registry::View {
             cluster_key: *b"one cluster key!",
             members: routers.iter().copied().map(router).collect(),
-            sets: vec![registry::DestinationSet {
-                id: FIRST_SET.to_owned(),
-                algorithm: Algorithm::CallIdHash,
-                selector: None,
-                first_response: Duration::from_secs(2),
-                detect_within: Duration::from_millis(200),
-                probe_interval: Duration::from_secs(1),
-                failures_to_inactive: 1,
-                successes_to_active: 2,
-            }],
+            sets: vec![destination_set(FIRST_SET)],
             destinations: routers.iter().map(destination).collect(),
             ..registry::View::default()
         }

@@ -1,5 +1,6 @@
 //! The SBC as a process.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use control::view::{MemberKind, View as RegistryView};
@@ -125,7 +126,7 @@ impl Role for Sbc {
         }
     }
 
-    fn services(face: &mut face::Server, host: &Host<Self>) {
+    fn services(face: &mut face::Server, host: &Arc<Host<Self>>) {
         face.add(grpc::status_service(host));
         face.add(dialogs::service(host));
         face.add(tap::service(host));

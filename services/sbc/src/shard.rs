@@ -84,9 +84,7 @@ impl Shard {
     /// Tells whether a request still waits for its final response.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.proxy
-            .contexts()
-            .any(|(_, context)| context.is_pending())
+        self.proxy.is_busy()
     }
 
     /// Returns what it has counted.

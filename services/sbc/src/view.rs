@@ -196,20 +196,13 @@ impl View {
     /// Returns how many leading Routes are ours: those of any SBC of the cluster.
     #[must_use]
     pub fn own_routes(&self, message: &Message<'_>) -> usize {
-        message
-            .routes()
-            .take_while(|route| route.as_ref().is_ok_and(|route| self.is_own(route.uri)))
-            .count()
+        sip::route::leading(message, |uri| self.is_own(uri))
     }
 
     /// Returns how many leading Routes belong to the cluster, routers included.
     #[must_use]
     pub fn cluster_routes(&self, message: &Message<'_>) -> usize {
-        let ours = |uri| self.is_own(uri) || self.owner(uri).is_some();
-        message
-            .routes()
-            .take_while(|route| route.as_ref().is_ok_and(|route| ours(route.uri)))
-            .count()
+        sip::route::leading(message, |uri| self.is_own(uri) || self.owner(uri).is_some())
     }
 
     /// Returns the router that the Route behind our own names.

@@ -9,7 +9,7 @@ use sip_types::{HeaderName, Message, Method, ResponseHead, Splice};
 use smallvec::SmallVec;
 
 use super::wire::{add_via, branch_offset, response_address, write_via};
-use super::{Edit, Proxy, TRIES_MAX};
+use super::{Edit, Proxy, TRIES_MAX, live};
 use crate::branch::{BranchId, ContextId};
 use crate::context::{Branch, Cancel, Context, Silence, Target, Upstream};
 use crate::decided;
@@ -173,10 +173,7 @@ impl<C, B> Proxy<C, B> {
         edit: Option<&mut Edit<'_>>,
     ) -> Option<BranchId> {
         let own = self.next_branch(id)?;
-        let context = self
-            .contexts
-            .get(id.slot as usize)
-            .filter(|context| context.generation == id.generation)?;
+        let context = live(&self.contexts, id)?;
         let first_flow = context.branches.first()?.target.flow;
         let sent = context.sent.as_deref()?;
         let message = Message::parse(sent, &mut self.index).ok()?;
@@ -348,11 +345,7 @@ impl<C, B> Proxy<C, B> {
     /// Answers the request of a context ourselves.
     pub fn respond(&mut self, now: Instant, id: ContextId, status: u16, headers: &[(&str, &[u8])]) {
         let tag = self.tag();
-        let Some(context) = self
-            .contexts
-            .get(id.slot as usize)
-            .filter(|context| context.generation == id.generation)
-        else {
+        let Some(context) = live(&self.contexts, id) else {
             return;
         };
         let Some(sent) = context.sent.as_deref() else {

@@ -7,7 +7,7 @@ use rand::RngCore;
 use sip_types::{HeaderName, Message, Splice};
 use siphasher::sip::SipHasher13;
 
-use super::Proxy;
+use super::{Proxy, live};
 use crate::branch::{self, BranchId, ContextId};
 use crate::context::Target;
 
@@ -26,10 +26,7 @@ impl<C, B> Proxy<C, B> {
 
     /// Writes a try's request, as it was sent, into `self.buffer`; tells whether there is one.
     pub(super) fn write_request(&mut self, id: BranchId) -> Option<Target> {
-        let context = self
-            .contexts
-            .get(id.context.slot as usize)
-            .filter(|context| context.generation == id.context.generation)?;
+        let context = live(&self.contexts, id.context)?;
         let branch = context.branches.get(usize::from(id.index))?;
         let (bytes, branch_at) = match &branch.bytes {
             Some((bytes, branch_at)) => (&**bytes, *branch_at),
@@ -50,23 +47,20 @@ impl<C, B> Proxy<C, B> {
     }
 
     pub(super) fn acknowledge(&mut self, id: BranchId, response: &Message<'_>) {
-        let Some(target) = self.write_request(id) else {
-            return;
-        };
-        let Self {
-            index,
-            buffer,
-            outbox,
-            ..
-        } = self;
-        if let Ok(invite) = Message::parse(buffer, index) {
-            outbox.push_with(target.flow, target.destination, |out| {
-                sip_types::ack_for(&invite, response, out)
-            });
-        }
+        self.send_about(id, |invite, out| sip_types::ack_for(invite, response, out));
     }
 
     pub(super) fn write_cancel(&mut self, id: BranchId) {
+        self.send_about(id, |invite, out| {
+            let destination = invite
+                .header(HeaderName::XDestinationUri)
+                .map(|header| ("X-Destination-URI", header.value()));
+            sip_types::cancel_for(invite, destination.as_slice(), out);
+        });
+    }
+
+    /// Sends to where a try went what `write` makes of the request as it was sent there.
+    fn send_about(&mut self, id: BranchId, write: impl FnOnce(&Message<'_>, &mut Vec<u8>)) {
         let Some(target) = self.write_request(id) else {
             return;
         };
@@ -76,22 +70,13 @@ impl<C, B> Proxy<C, B> {
             outbox,
             ..
         } = self;
-        if let Ok(invite) = Message::parse(buffer, index) {
-            let destination = invite
-                .header(HeaderName::XDestinationUri)
-                .map(|header| ("X-Destination-URI", header.value()));
-            outbox.push_with(target.flow, target.destination, |out| {
-                sip_types::cancel_for(&invite, destination.as_slice(), out);
-            });
+        if let Ok(request) = Message::parse(buffer, index) {
+            outbox.push_with(target.flow, target.destination, |out| write(&request, out));
         }
     }
 
     pub(super) fn send_response(&mut self, id: ContextId, position: usize) {
-        let Some(context) = self
-            .contexts
-            .get(id.slot as usize)
-            .filter(|context| context.generation == id.generation)
-        else {
+        let Some(context) = live(&self.contexts, id) else {
             return;
         };
         let upstream = &context.upstreams[position];

@@ -3,10 +3,14 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::Stream;
 use tonic::Status;
+
+use crate::refused::Refused;
 
 /// What is sent, one at a time, and why it ended.
 #[derive(Debug)]
@@ -39,9 +43,14 @@ pub(super) fn outgoing<T>() -> (Answers<T>, Outgoing<T>) {
 }
 
 impl<T> Answers<T> {
-    /// Sends as soon as there is room; false when nobody reads any more.
-    pub(super) async fn send(&self, answer: T) -> bool {
-        self.answers.send(Box::new(answer)).await.is_ok()
+    /// Sends as soon as there is room.
+    ///
+    /// # Errors
+    /// When there is none within `patience`, or nobody reads any more.
+    pub(super) async fn send(&self, answer: T, patience: Duration) -> Result<(), Status> {
+        let sent = timeout(patience, self.answers.send(Box::new(answer))).await;
+        let sent = sent.map_err(|_| Refused::SlowWatcher)?;
+        sent.map_err(|_| Status::cancelled("the reader is gone"))
     }
 
     /// Waits until nobody reads any more.

@@ -256,12 +256,9 @@ impl Node<'_> {
         let response = SyncConfigResponse {
             message: Some(message),
         };
-        let sent = timeout(self.pace.slow_watcher_after, self.answers.send(response)).await;
+        let patience = self.pace.slow_watcher_after;
+        let sent = self.answers.send(response, patience).await;
         self.quiet_since = Instant::now();
-        if sent.map_err(|_| Refused::SlowWatcher)? {
-            Ok(())
-        } else {
-            Err(Status::cancelled("the node is gone"))
-        }
+        sent
     }
 }

@@ -9,7 +9,7 @@ use control::registry::v1::{
     watch_response,
 };
 use prost::Message;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Response, Status};
 
 use super::Face;
@@ -180,13 +180,10 @@ impl Watcher<'_> {
         let response = WatchResponse {
             message: Some(message),
         };
-        let sent = timeout(self.pace.slow_watcher_after, self.answers.send(response)).await;
+        let patience = self.pace.slow_watcher_after;
+        let sent = self.answers.send(response, patience).await;
         self.quiet_since = Instant::now();
-        if sent.map_err(|_| Refused::SlowWatcher)? {
-            Ok(())
-        } else {
-            Err(Status::cancelled("the watcher is gone"))
-        }
+        sent
     }
 }
 

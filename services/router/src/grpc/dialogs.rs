@@ -11,13 +11,14 @@ use control::router::v1::{
     ListDialogsResponse, WatchDialogsRequest, WatchDialogsResponse,
 };
 use dmq_bodies::Did;
+use host::pages;
 use host::tap::Reading;
 use replication::{Cause, DialogKey, DialogRecord, Held, Leg, Replication};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
+use super::base64url;
 use super::cell::{Cell, seconds};
-use super::pages;
 use super::watch::{Watch, cut};
 
 /// How many dialogs are copied while the node is locked once.
@@ -166,14 +167,14 @@ impl Place {
             bytes.extend_from_slice(&h_id.to_be_bytes());
             bytes.extend_from_slice(call_id);
         }
-        pages::encode(&bytes)
+        base64url::encode(&bytes)
     }
 
     fn decode(token: &str) -> Result<Self, Status> {
         if token.is_empty() {
             return Ok(Self::default());
         }
-        let bytes = pages::decode(token).ok_or_else(pages::bad_token)?;
+        let bytes = base64url::decode(token).ok_or_else(pages::bad_token)?;
         let (partition, rest) = bytes.split_first().ok_or_else(pages::bad_token)?;
         let after = match rest.split_first_chunk() {
             Some((h_id, call_id)) => Some(DialogKey {

@@ -14,6 +14,7 @@ use control::router::v1::{
     ListTableEntriesRequest, ListTableEntriesResponse, PatternSubject, SetTableEntryRequest,
     TableEntry, WatchTableEntriesRequest, WatchTableEntriesResponse,
 };
+use host::pages;
 use host::tap::Reading;
 use htable::{By, Pattern, Value, WriteError};
 use prost_types::Timestamp;
@@ -21,8 +22,8 @@ use replication::{EntryError, EntryKey, EntryRecord, Now, Origin, Replica};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
+use super::base64url;
 use super::cell::Cell;
-use super::pages;
 use super::watch::{Watch, cut};
 
 /// How many entries are looked at while the node is locked once.
@@ -58,7 +59,7 @@ impl TableEntryService for Entries {
         let table = parse_table(&request.parent)?;
         let after = match request.page_token.as_str() {
             "" => None,
-            token => Some(pages::decode(token).ok_or_else(pages::bad_token)?),
+            token => Some(base64url::decode(token).ok_or_else(pages::bad_token)?),
         };
         let now = self.cell.now();
         let page = self.cell.look(|replication| {
@@ -69,7 +70,7 @@ impl TableEntryService for Entries {
         })?;
         let page = page.ok_or_else(|| refused(&table, EntryError::NoTable))?;
         let next_page_token = match page.last() {
-            Some((key, _)) if page.len() == size => pages::encode(key),
+            Some((key, _)) if page.len() == size => base64url::encode(key),
             Some(_) | None => String::new(),
         };
         let entries = page.into_iter().map(|(key, entry)| {
@@ -268,7 +269,7 @@ pub(super) fn shown(key: &EntryKey, record: Option<&EntryRecord>) -> TableEntry 
     let value = record.and_then(|record| record.value.as_ref());
     let written = record.map(|record| record.write.stamp.wall());
     TableEntry {
-        name: format!("tables/{table}/entries/{}", pages::encode(&key.key)),
+        name: format!("tables/{table}/entries/{}", base64url::encode(&key.key)),
         table,
         key: key.key.to_vec(),
         value: value.map(|value| match value {
@@ -324,7 +325,7 @@ fn parse_name(name: &str) -> Result<EntryKey, Status> {
     let parts = name
         .strip_prefix("tables/")
         .and_then(|name| name.split_once("/entries/"));
-    let parsed = parts.and_then(|(table, encoded)| Some((table, pages::decode(encoded)?)));
+    let parsed = parts.and_then(|(table, encoded)| Some((table, base64url::decode(encoded)?)));
     let Some((table, bytes)) = parsed else {
         return Err(Status::invalid_argument(format!(
             "name: {name:?} is not tables/TABLE/entries/KEY with the key in base64url, unpadded"
