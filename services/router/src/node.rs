@@ -12,7 +12,7 @@ use element::{FlowId, Outbox};
 use host::{Drain, DrainedBy, Egress, Name, Owners, destinations};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
-use replication::{Now, Observation, Replication};
+use replication::{Now, Observation, Replication, UNPLACED_MAX};
 use sip::options;
 use sip_types::{Message, Method};
 
@@ -36,6 +36,8 @@ pub struct Node {
     drain: Drain,
     identity: Option<BusIdentity>,
     joined: Option<Joined>,
+    /// What shards saw of dialogs before it joined.
+    untold: VecDeque<Observation>,
     wall: WallClock,
     /// What names of notification addresses stand for.
     addresses: BTreeMap<Name, Vec<SocketAddr>>,
@@ -64,6 +66,7 @@ impl Node {
             drain: Drain::default(),
             identity: None,
             joined: None,
+            untold: VecDeque::new(),
             wall: WallClock::unread(),
             addresses: BTreeMap::new(),
             lookups: VecDeque::new(),
@@ -193,6 +196,7 @@ impl Node {
         self.unusable
             .extend(late.map(|setting| format!("{setting} counts after a restart")));
         let refused = joined.configure(wall, identity, &config, &self.addresses);
+        joined.replication.observe(wall, self.untold.drain(..));
         self.unusable.extend(refused);
         self.view.hash_size = joined.replication.config().hash_size;
         let cell = joined.cell.clone();
@@ -414,11 +418,17 @@ impl element::Node for Node {
     }
 
     fn handle_outcomes(&mut self, now: Instant, seen: &mut Vec<Observation>) {
-        if !seen.is_empty() {
+        if seen.is_empty() || self.identity.is_none() {
+            seen.clear();
+        } else if self.joined.is_some() {
             self.with_replication(now, |replication, now| {
                 replication.observe(now, seen.drain(..));
             });
-            seen.clear();
+        } else {
+            // The cell is told when there is one: a BYE may be among them.
+            self.untold.extend(seen.drain(..));
+            let over = self.untold.len().saturating_sub(UNPLACED_MAX);
+            self.untold.drain(..over);
         }
     }
 
