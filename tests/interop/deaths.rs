@@ -12,7 +12,7 @@ use user_agent::{CalleeOutcome, Outcome};
 use crate::agents::{Agents, plan};
 use crate::quiet::{alone, say, shared};
 use crate::raw::Raw;
-use crate::system::{PATIENCE, ROUTERS, System};
+use crate::system::{PATIENCE, ROUTERS, System, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -74,8 +74,9 @@ fn a_router_that_is_back_at_once_loses_no_ringing_call() {
     let Some(_permit) = alone(&[]) else { return };
     let mut system = System::ready();
     let agents = Agents::start(&system);
+    const CALLS: u32 = 60;
     let calls = |ring: u64| {
-        agents.place_all(60, 100, |number| {
+        agents.place_all(CALLS, 100, |number| {
             plan(
                 Duration::from_millis(ring + 20 * u64::from(number)),
                 2 * SECOND,
@@ -90,6 +91,15 @@ fn a_router_that_is_back_at_once_loses_no_ringing_call() {
     let slowest = agents.assert_all_completed(PATIENCE);
     say(&format!("back at once: slowest request {slowest:?}"));
     assert!(slowest <= SECOND / 2, "a request waited {slowest:?}");
+    // Also of those whose BYE passed it before it had its memory back.
+    eventually("every call has a record", || {
+        let lines = ROUTERS.into_iter().flat_map(|router| system.records(router));
+        let calls = lines.map(|line| {
+            assert_eq!(line["cause"], "bye", "{line}");
+            line["call_id"].as_str().unwrap().to_owned()
+        });
+        calls.collect::<BTreeSet<_>>().len() == 2 * CALLS as usize
+    });
 }
 
 #[test]

@@ -74,6 +74,8 @@ fn no_call_is_lost_when_two_kamailios_are_replaced_one_by_one() {
         "{} calls, slowest request {slowest:?}",
         agents.placed()
     ));
+    let gone = bus.wait_until_no_dialog_is_left(&ROUTERS, 40 * SECOND);
+    say(&format!("no dialog is listed {gone:?} after the last"));
     for router in ROUTERS {
         assert_eq!(bus.table(router, TABLES[1]).len(), KEYS, "keys at {router}");
     }
