@@ -475,35 +475,19 @@ impl element::Node for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::view::{
-        Algorithm, Destination, DestinationState, NextHop, Route, RouteMatch, RouteResult,
-    };
+    use control::view::{NextHop, Route, RouteMatch, RouteResult};
     use element::Node as _;
-    use std::time::Duration;
+    use workbench::{destination, destination_set};
 
     /// Two sets of one destination each, judged within these times.
     fn view(within: [u64; 2]) -> registry::View {
         let ids = ["1", "2"];
         let set = |(id, within): (&str, u64)| registry::DestinationSet {
-            id: id.to_owned(),
-            algorithm: Algorithm::CallIdHash,
-            selector: None,
-            first_response: Duration::from_secs(2),
             detect_within: Duration::from_millis(within),
             probe_interval: Duration::from_millis(within),
-            failures_to_inactive: 1,
-            successes_to_active: 2,
+            ..destination_set(id)
         };
-        let destination = |id: &str| Destination {
-            set: id.to_owned(),
-            id: "d".to_owned(),
-            uri: format!("sip:127.0.0.{id}:5060"),
-            priority: 0,
-            weight: 1,
-            probing: true,
-            desired_state: DestinationState::Active,
-            cell: String::new(),
-        };
+        let destination = |id: &str| destination(id, "d", &format!("sip:127.0.0.{id}:5060"));
         let result = |id: &str| RouteResult {
             next_hop: NextHop::Set(id.to_owned()),
             request_uri: None,

@@ -4,7 +4,8 @@
 
 mod bench;
 
-use bench::{Bench, SBC, answer, place, values, view};
+use bench::{Bench, SBC, place, values, view};
+use workbench::answer;
 
 const CARRIER: &str = "<sip:a@carrier.example>";
 const IPBX: &str = "<sip:b@ipbx.example>";

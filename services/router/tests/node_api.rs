@@ -39,9 +39,8 @@ use tandem_router::Router;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use tonic::transport::Channel;
+use workbench::process::{PATIENCE, connect, settings, start_node, start_registry};
 
 /// How many slots the dialog hash of a cell has that nobody has described.
 const HASH_SIZE: u32 = 4096;
@@ -61,35 +60,23 @@ impl Fabric {
         let at = |host: u8| format!("127.9.{net}.{host}");
         let directory = TempDir::new().unwrap();
         let shutdown = Shutdown::new();
-        let mut config = tandem_registry::Config::at(at(1).parse().unwrap());
-        config.state_dir = directory.path().join("registry");
-        tokio::spawn(tandem_registry::run(config, shutdown.clone()));
-        let registry = connect(&format!("{}:7400", at(1))).await;
+        let registry = start_registry(&at(1), directory.path(), &shutdown).await;
         define_table(registry).await;
 
         let kamailio = Kamailio::start(&at(40), &at(31));
-        let state = directory.path().join("router");
-        let arguments = [
+        let flags = [
             ("--node", "router-1"),
             ("--address", &at(31)),
             ("--registry", &format!("{}:7400", at(1))),
-            ("--state-dir", state.to_str().unwrap()),
             ("--dmq-allow", &at(40)),
             ("--sip-allow", &at(40)),
             ("--workers", "1"),
             ("--drain-timeout", "1s"),
         ];
-        let arguments = arguments.into_iter();
-        let arguments = arguments.flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
-        let arguments = std::iter::once("router".to_owned()).chain(arguments);
-        let matches = host::command::<Router>().get_matches_from(arguments);
-        let defaults = <Router as host::Role>::defaults();
-        let (config, _) = host::HostConfig::gather(&defaults, &matches).unwrap();
-        tokio::spawn(host::run::<Router>(config, shutdown.clone()));
-        let router = connect(&format!("{}:7401", at(31))).await;
+        let config = settings::<Router>(directory.path(), &flags);
         let fabric = Self {
             net,
-            router,
+            router: start_node::<Router>(config, &shutdown).await,
             kamailio,
             shutdown,
             _directory: directory,
@@ -126,18 +113,6 @@ impl Fabric {
 impl Drop for Fabric {
     fn drop(&mut self) {
         self.shutdown.cancel();
-    }
-}
-
-async fn connect(address: &str) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match endpoint.connect().await {
-            Ok(channel) => return channel,
-            Err(error) if Instant::now() > deadline => panic!("{address}: {error}"),
-            Err(_) => sleep(Duration::from_millis(20)).await,
-        }
     }
 }
 

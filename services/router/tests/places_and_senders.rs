@@ -7,12 +7,10 @@ mod bench;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bench::{Bench, ROUTER, SBC, Wire, answer, invite, place, refusal, values, view};
-use control::view::{
-    Algorithm, Destination, DestinationSet, DestinationState, NextHop, RouteResult,
-};
-use element::Element;
+use bench::{Bench, ROUTER, SBC, invite, place, refusal, values, view};
+use control::view::{Algorithm, Destination, DestinationSet, NextHop, RouteResult};
 use tandem_router::Node;
+use workbench::{answer, destination_set};
 
 #[test]
 fn each_place_gets_the_request_as_it_came_with_its_own_changes_only() {
@@ -132,7 +130,7 @@ fn a_destination_is_waited_for_as_its_set_says() {
     let mut view = view(vec![set("2"), place("sip:127.0.0.1:1", None, &[])]);
     view.sets = vec![DestinationSet {
         first_response: Duration::from_millis(300),
-        ..destination_set(Algorithm::CallIdHash)
+        ..destination_set("2")
     }];
     view.destinations = vec![destination(1)];
     let mut bench = Bench::new(&view);
@@ -142,29 +140,11 @@ fn a_destination_is_waited_for_as_its_set_says() {
     assert_eq!(values(&sent[0], "X-Destination-URI"), ["sip:127.0.0.1:1"]);
 }
 
-fn destination_set(algorithm: Algorithm) -> DestinationSet {
-    DestinationSet {
-        id: "2".into(),
-        algorithm,
-        selector: None,
-        first_response: DestinationSet::FIRST_RESPONSE,
-        detect_within: Duration::from_millis(200),
-        probe_interval: Duration::from_secs(1),
-        failures_to_inactive: 1,
-        successes_to_active: 2,
-    }
-}
-
 fn destination(number: u8) -> Destination {
+    let uri = format!("sip:127.0.0.4{number}:5060");
     Destination {
-        set: "2".into(),
-        id: format!("d{number}"),
-        uri: format!("sip:127.0.0.4{number}:5060"),
-        priority: 0,
-        weight: 1,
         probing: false,
-        desired_state: DestinationState::Active,
-        cell: String::new(),
+        ..workbench::destination("2", &format!("d{number}"), &uri)
     }
 }
 
@@ -175,7 +155,10 @@ fn round_robin_goes_on_to_the_next_destination_with_each_call() {
         request_uri: None,
         headers: vec![],
     }]);
-    view.sets = vec![destination_set(Algorithm::RoundRobin)];
+    view.sets = vec![DestinationSet {
+        algorithm: Algorithm::RoundRobin,
+        ..destination_set("2")
+    }];
     view.destinations = (1..=3).map(destination).collect();
     let mut bench = Bench::new(&view);
     let places: Vec<String> = (0..6)
@@ -219,15 +202,13 @@ fn the_sender_that_a_former_sbc_tells_of_is_not_believed() {
         vec!["127.0.0.0/8".parse().unwrap()].into(),
         1,
     );
-    node.configure(bench.now, &all);
+    node.configure(bench.router.now, &all);
     let routed = bench.receive(SBC, &call("x"));
     assert!(routed[0].starts_with("INVITE"), "{routed:?}");
     all.members.retain(|member| member.id != "s");
-    node.configure(bench.now, &all);
-    bench
-        .router
-        .with_node(bench.now, &mut bench.turn, |running| *running = node);
-    bench.router.flush(&mut bench.turn, &mut Wire::default());
+    node.configure(bench.router.now, &all);
+    bench.router.with_node(|_, running| *running = node);
+    bench.router.flush();
     let refused = bench.receive(SBC, &call("y"));
     assert!(refused[0].starts_with("SIP/2.0 404"), "{refused:?}");
 }

@@ -11,21 +11,7 @@ use tandem_router::Router;
 use telemetry::logs;
 use tempfile::TempDir;
 use tokio::time::sleep;
-use tonic::transport::{Channel, Endpoint};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-async fn connect(address: &str) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match endpoint.connect().await {
-            Ok(channel) => return channel,
-            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-}
+use workbench::process::{PATIENCE, settings, start_node, start_registry};
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -39,28 +25,19 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 async fn what_is_logged_follows_the_profile() {
     let directory = TempDir::new().unwrap();
     let shutdown = Shutdown::new();
-    let mut config = tandem_registry::Config::at("127.9.77.1".parse().unwrap());
-    config.state_dir = directory.path().join("registry");
-    tokio::spawn(tandem_registry::run(config, shutdown.clone()));
-    let mut profiles = ProfileServiceClient::new(connect("127.9.77.1:7400").await);
+    let registry = start_registry("127.9.77.1", directory.path(), &shutdown).await;
+    let mut profiles = ProfileServiceClient::new(registry);
 
-    let state = directory.path().join("router");
-    let arguments = [
-        "router",
-        "--address=127.9.77.31",
-        "--registry=127.9.77.1:7400",
-        "--state-dir",
-        state.to_str().unwrap(),
-        "--workers=1",
-        "--drain-timeout=1s",
-        "--log-filter=error",
+    let flags = [
+        ("--address", "127.9.77.31"),
+        ("--registry", "127.9.77.1:7400"),
+        ("--workers", "1"),
+        ("--drain-timeout", "1s"),
+        ("--log-filter", "error"),
     ];
-    let matches = host::command::<Router>().get_matches_from(arguments);
-    let defaults = <Router as host::Role>::defaults();
-    let (config, _) = host::HostConfig::gather(&defaults, &matches).unwrap();
+    let config = settings::<Router>(directory.path(), &flags);
     logs::start(&config.filter, config.format);
-    tokio::spawn(host::run::<Router>(config, shutdown.clone()));
-    connect("127.9.77.31:7401").await;
+    start_node::<Router>(config, &shutdown).await;
 
     let logged = || tracing::enabled!(target: "of_this_test", tracing::Level::DEBUG);
     assert!(!logged());

@@ -390,13 +390,10 @@ impl element::Node for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::view::{
-        Algorithm, Destination, DestinationState, Liveness, MemberKind, MemberState, Side,
-        SipEndpoint,
-    };
+    use control::view::MemberKind;
     use element::Node as _;
     use sip_types::Index;
-    use std::time::Duration;
+    use workbench::{destination, destination_set, member};
 
     fn node() -> Node {
         let own = SocketAddr::from(([127, 0, 0, 1], 5060));
@@ -405,48 +402,18 @@ mod tests {
 
     fn router(number: u8) -> registry::Member {
         let address = SocketAddr::from(([127, 0, 0, number], 5060));
-        registry::Member {
-            id: format!("router-{number}"),
-            kind: MemberKind::Router,
-            address: address.ip(),
-            sip: vec![SipEndpoint {
-                side: Side::Both,
-                address,
-            }],
-            dmq: None,
-            cell: "a".to_owned(),
-            zone: String::new(),
-            tags: vec![],
-            desired_state: MemberState::Active,
-            incarnation: 1,
-            liveness: Liveness::Alive,
-        }
+        member(&format!("router-{number}"), MemberKind::Router, address)
     }
 
     fn view(routers: &[u8]) -> registry::View {
-        let destination = |number: &u8| Destination {
-            set: FIRST_SET.to_owned(),
-            id: format!("router-{number}"),
-            uri: format!("sip:127.0.0.{number}:5060"),
-            priority: 0,
-            weight: 1,
-            probing: true,
-            desired_state: DestinationState::Active,
-            cell: String::new(),
+        let destination = |number: &u8| {
+            let uri = format!("sip:127.0.0.{number}:5060");
+            destination(FIRST_SET, &format!("router-{number}"), &uri)
         };
         registry::View {
             cluster_key: *b"one cluster key!",
             members: routers.iter().copied().map(router).collect(),
-            sets: vec![registry::DestinationSet {
-                id: FIRST_SET.to_owned(),
-                algorithm: Algorithm::CallIdHash,
-                selector: None,
-                first_response: Duration::from_secs(2),
-                detect_within: Duration::from_millis(200),
-                probe_interval: Duration::from_secs(1),
-                failures_to_inactive: 1,
-                successes_to_active: 2,
-            }],
+            sets: vec![destination_set(FIRST_SET)],
             destinations: routers.iter().map(destination).collect(),
             ..registry::View::default()
         }

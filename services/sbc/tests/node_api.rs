@@ -23,9 +23,8 @@ use tandem_sbc::Sbc;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use tonic::transport::Channel;
+use workbench::process::{PATIENCE, settings, start_node, start_registry};
 
 /// A registry and an SBC in this process; the carrier and the only router are the test's.
 struct Fabric {
@@ -46,33 +45,22 @@ impl Fabric {
         let at = |host: u8| format!("127.12.{net}.{host}");
         let directory = TempDir::new().unwrap();
         let shutdown = Shutdown::new();
-        let mut config = tandem_registry::Config::at(at(1).parse().unwrap());
-        config.state_dir = directory.path().join("registry");
-        tokio::spawn(tandem_registry::run(config, shutdown.clone()));
-        let registry = connect(&format!("{}:7400", at(1))).await;
+        let registry = start_registry(&at(1), directory.path(), &shutdown).await;
         add_router(registry.clone(), &at(31)).await;
 
-        let state = directory.path().join("sbc");
-        let arguments = [
+        let flags = [
             ("--node", "sbc-1"),
             ("--address", &at(20)),
             ("--registry", &format!("{}:7400", at(1))),
-            ("--state-dir", state.to_str().unwrap()),
             ("--sip-allow", &at(10)),
             ("--workers", "1"),
             ("--drain-timeout", "2s"),
         ];
-        let arguments = arguments.into_iter();
-        let arguments = arguments.flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
-        let arguments = std::iter::once("sbc".to_owned()).chain(arguments);
-        let matches = host::command::<Sbc>().get_matches_from(arguments);
-        let defaults = <Sbc as host::Role>::defaults();
-        let (config, _) = host::HostConfig::gather(&defaults, &matches).unwrap();
+        let config = settings::<Sbc>(directory.path(), &flags);
         let sbc_shutdown = Shutdown::new();
-        tokio::spawn(host::run::<Sbc>(config, sbc_shutdown.clone()));
         Self {
             registry,
-            sbc: connect(&format!("{}:7402", at(20))).await,
+            sbc: start_node::<Sbc>(config, &sbc_shutdown).await,
             carrier: socket(&at(10)),
             router: socket(&at(31)),
             sbc_sip: format!("{}:5060", at(20)),
@@ -180,18 +168,6 @@ impl Drop for Fabric {
     fn drop(&mut self) {
         self.sbc_shutdown.cancel();
         self.shutdown.cancel();
-    }
-}
-
-async fn connect(address: &str) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match endpoint.connect().await {
-            Ok(channel) => return channel,
-            Err(error) if Instant::now() > deadline => panic!("{address}: {error}"),
-            Err(_) => sleep(Duration::from_millis(20)).await,
-        }
     }
 }
 

@@ -12,12 +12,12 @@ fn a_request_for_a_sips_uri_gets_416() {
     let carrier = bench.carrier();
     for method in ["INVITE", "OPTIONS", "BYE"] {
         let request = bench.carrier_request(method).replace("sip:1@", "sips:1@");
-        let sent = bench.receive(carrier, &request);
+        let sent = bench.sbc.receive(carrier, &request);
         assert_eq!(starts(&sent), ["SIP/2.0 416"], "{method}");
         assert_eq!(sent[0].0, carrier);
     }
     let ack = bench.carrier_request("ACK").replace("sip:1@", "sips:1@");
-    assert!(bench.receive(carrier, &ack).is_empty());
+    assert!(bench.sbc.receive(carrier, &ack).is_empty());
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn a_router_that_names_a_sips_uri_as_next_hop_gets_503_with_the_reason() {
         let mut bench = Bench::new();
         let second = bench.second_pass(uri);
         let router = bench.router;
-        let sent = bench.receive(router, &second);
+        let sent = bench.sbc.receive(router, &second);
         assert_eq!(starts(&sent), ["SIP/2.0 503"], "{uri}");
         assert!(sent[0].1.contains("No TLS For A sips Next Hop"), "{sent:?}");
         assert_eq!(sent[0].0, router);
@@ -44,6 +44,6 @@ fn a_sips_route_is_no_next_hop() {
             "To: <sip:b@b>",
             "Route: <sips:127.0.0.77;lr>\r\nTo: <sip:b@b>;tag=b",
         );
-    let sent = bench.receive(router, &bye);
+    let sent = bench.sbc.receive(router, &bye);
     assert_eq!(starts(&sent), ["SIP/2.0 503"], "{sent:?}");
 }

@@ -34,7 +34,7 @@ fn a_carrier_is_let_in_by_its_trunk_and_kept_out_when_that_is_deleted() {
     let carrier: SocketAddr = CARRIER.parse().unwrap();
     let call = |bench: &mut Bench, call_id: &str| {
         let invite = invite(bench, call_id);
-        let sent = bench.receive(carrier, &invite);
+        let sent = bench.sbc.receive(carrier, &invite);
         starts(&sent)
             .iter()
             .map(ToString::to_string)
@@ -46,7 +46,7 @@ fn a_carrier_is_let_in_by_its_trunk_and_kept_out_when_that_is_deleted() {
     bench.configure();
     assert_eq!(call(&mut bench, "b"), ["SIP/2.0 100", "INVITE"]);
     let own = bench.carrier_request_of("c", "INVITE");
-    let sent = bench.receive(bench.carrier(), &own);
+    let sent = bench.sbc.receive(bench.carrier(), &own);
     assert_eq!(
         starts(&sent),
         ["SIP/2.0 100", "INVITE"],
@@ -67,7 +67,7 @@ fn who_comes_by_a_trunk_is_not_believed_what_routers_say() {
         "Content-Length",
         "X-Destination-URI: sip:192.0.2.66\r\nContent-Length",
     );
-    let sent = bench.receive(CARRIER.parse().unwrap(), &invite);
+    let sent = bench.sbc.receive(CARRIER.parse().unwrap(), &invite);
     assert_eq!(starts(&sent), ["SIP/2.0 100", "INVITE"]);
     let (to, text) = &sent[1];
     assert_eq!(*to, bench.router, "to a router, as every call from outside");
@@ -80,7 +80,7 @@ fn a_trunk_around_a_router_leaves_it_a_router() {
     bench.view.trunks = vec![trunk(&["127.0.0.31", "0.0.0.0/0"])];
     bench.configure();
     let second = bench.second_pass("sip:127.0.0.77:5060");
-    let sent = bench.receive(bench.router, &second);
+    let sent = bench.sbc.receive(bench.router, &second);
     let delivered = sent.iter().find(|(_, text)| text.starts_with("INVITE"));
     let (to, _) = delivered.expect("obeyed as a second pass");
     assert_eq!(to.to_string(), "127.0.0.77:5060");
@@ -88,7 +88,7 @@ fn a_trunk_around_a_router_leaves_it_a_router() {
     let of_its_own = second
         .replace("Call-ID: x", "Call-ID: y")
         .replace("X-Destination-URI", "X-No");
-    let sent = bench.receive(bench.router, &of_its_own);
+    let sent = bench.sbc.receive(bench.router, &of_its_own);
     assert!(
         sent.iter().all(|(_, text)| !text.starts_with("INVITE")),
         "a router's new call is not dispatched as a carrier's: {sent:?}"
@@ -107,7 +107,7 @@ fn a_router_that_comes_by_the_outer_face_is_nobody() {
     }
     bench.view.trunks = vec![trunk(&["10.0.0.0/8"])];
     let mut node = tandem_sbc::Node::new([outside, inside].into(), [].into(), 1);
-    node.configure(bench.now, &View { ..bench.view });
+    node.configure(bench.sbc.now, &View { ..bench.view });
     let view = node.view();
     assert!(view.is_router(view.inside, router));
     assert!(!view.is_router(view.outside, router));

@@ -8,10 +8,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Bench, answer};
+use common::Bench;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
+use workbench::answer;
 
 /// Keeps every event as text.
 #[derive(Clone, Default)]
@@ -59,15 +60,15 @@ fn calls() {
     let mut bench = Bench::new();
     let second = bench.second_pass("sip:127.0.0.77:5060");
     let (router, ipbx) = (bench.router, "127.0.0.77:5060".parse().unwrap());
-    let sent = bench.receive(router, &second);
+    let sent = bench.sbc.receive(router, &second);
     let (_, invite) = sent.into_iter().find(|(to, _)| *to == ipbx).unwrap();
-    bench.receive(ipbx, &answer(&invite, "200 OK"));
+    bench.sbc.receive(ipbx, &answer(&invite, "200 OK"));
     let other = bench.carrier_request("INVITE");
     let other = other.replace("Call-ID: x", "Call-ID: private-2");
     let other = other.replace("z9hG4bKc", "z9hG4bKd");
-    bench.receive(bench.carrier(), &other);
-    bench.receive("192.0.2.1:5060".parse().unwrap(), &other);
-    bench.pass(Duration::from_secs(60));
+    bench.sbc.receive(bench.carrier(), &other);
+    bench.sbc.receive("192.0.2.1:5060".parse().unwrap(), &other);
+    bench.sbc.pass(Duration::from_secs(60));
 }
 
 #[test]

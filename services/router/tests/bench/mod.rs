@@ -9,56 +9,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use control::view::{
-    Liveness, Member, MemberKind, MemberState, NextHop, Route, RouteMatch, RouteResult, Side,
-    SipEndpoint, View,
-};
-use element::{Datagram, Element, FlowId, Outbox, Sender, Sharded, Turn};
+use control::view::{MemberKind, NextHop, Route, RouteMatch, RouteResult, View};
+use element::FlowId;
 use replication::{DialogRecord, DialogsConfig};
-use sip::{ProxyConfig, TimerConfig};
-use tandem_router::{BusIdentity, Node, Shard};
+use tandem_router::{BusIdentity, Node, Router};
+use workbench::{Sent, answer, member};
 
 pub const ROUTER: &str = "127.0.0.31:5060";
 pub const SBC: &str = "127.0.0.20:5060";
 
 pub struct Bench {
-    pub router: Sharded<Shard, Node>,
-    pub turn: Turn,
-    pub now: Instant,
-}
-
-#[derive(Default)]
-pub struct Wire(pub Vec<(SocketAddr, String)>);
-
-impl Sender for Wire {
-    fn send(&mut self, outboxes: &[Outbox]) {
-        for sent in outboxes.iter().flat_map(Outbox::iter) {
-            let text = String::from_utf8(sent.bytes.to_vec()).unwrap();
-            self.0.push((sent.destination, text));
-        }
-    }
-}
-
-pub fn member(id: &str, kind: MemberKind, address: &str) -> Member {
-    let address: SocketAddr = address.parse().unwrap();
-    Member {
-        id: id.into(),
-        kind,
-        address: address.ip(),
-        sip: vec![SipEndpoint {
-            side: Side::Both,
-            address,
-        }],
-        dmq: None,
-        cell: "a".into(),
-        zone: String::new(),
-        tags: vec![],
-        desired_state: MemberState::Active,
-        incarnation: 1,
-        liveness: Liveness::Alive,
-    }
+    pub router: workbench::Bench<Router>,
 }
 
 pub fn place(uri: &str, request_uri: Option<&str>, headers: &[(&str, &str)]) -> RouteResult {
@@ -74,8 +37,8 @@ pub fn view(results: Vec<RouteResult>) -> View {
     View {
         generation: 1,
         members: vec![
-            member("r", MemberKind::Router, ROUTER),
-            member("s", MemberKind::Sbc, SBC),
+            member("r", MemberKind::Router, ROUTER.parse().unwrap()),
+            member("s", MemberKind::Sbc, SBC.parse().unwrap()),
         ],
         routes: vec![Route {
             id: "all".into(),
@@ -108,25 +71,9 @@ pub fn refusal(request: &str) -> String {
     answer(request, "503 Service Unavailable")
 }
 
-pub fn answer(request: &str, status: &str) -> String {
-    let line = |name| {
-        let values = values(request, name);
-        let line = |value| format!("{name}: {value}\r\n");
-        values.into_iter().map(line).collect::<String>()
-    };
-    let lines: String = ["Via", "From", "To", "Call-ID", "CSeq"].map(line).concat();
-    format!("SIP/2.0 {status}\r\n{lines}Content-Length: 0\r\n\r\n")
-}
-
 impl Bench {
     pub fn new(view: &View) -> Self {
         let own: SocketAddr = ROUTER.parse().unwrap();
-        let proxy = ProxyConfig {
-            listen: vec![own],
-            timers: TimerConfig::default(),
-            timer_c: Duration::from_secs(190),
-            contexts_max: 100,
-        };
         let identity = BusIdentity {
             node_id: "r".into(),
             cell: "a".into(),
@@ -136,54 +83,30 @@ impl Bench {
             allow: Vec::new(),
             dialogs: DialogsConfig::default(),
         };
-        let mut node = Node::new(vec![own].into(), Arc::new([]), 1).with_bus(identity);
-        let now = Instant::now();
-        node.set_wall_clock(now, SystemTime::now());
-        let initial = Arc::new(node.view());
-        let shard = Shard::new(proxy, 2);
-        let mut bench = Self {
-            router: Sharded::new(vec![shard], node, initial, [0; 16]),
-            turn: Turn::new(),
-            now,
-        };
+        let node = Node::new([own].into(), Arc::new([]), 1).with_bus(identity);
+        let mut router = workbench::Bench::<Router>::new(own, node);
+        router.with_node(|now, node| node.set_wall_clock(now, SystemTime::now()));
+        let mut bench = Self { router };
         bench.configure(view);
         bench
     }
 
     pub fn configure(&mut self, view: &View) {
-        let now = self.now;
-        self.router
-            .with_node(now, &mut self.turn, |node| node.configure(now, view));
-        self.router.flush(&mut self.turn, &mut Wire::default());
+        self.router.with_node(|now, node| node.configure(now, view));
+        self.router.flush();
     }
 
     /// Hands in what somebody sent, and returns what goes out for it, 100 excepted.
     pub fn receive(&mut self, source: &str, text: &str) -> Vec<String> {
-        let datagram = Datagram {
-            flow: FlowId(0),
-            source: source.parse().unwrap(),
-            bytes: text.as_bytes(),
-        };
-        self.router
-            .handle_batch(self.now, &[datagram], &mut self.turn);
-        let mut wire = Wire::default();
-        self.router.flush(&mut self.turn, &mut wire);
-        let sent = wire.0.into_iter().map(|(_, text)| text);
-        sent.filter(|text| !text.starts_with("SIP/2.0 100"))
-            .collect()
+        let sent = self.router.receive(source.parse().unwrap(), text);
+        let mut texts = texts(sent);
+        texts.retain(|text| !text.starts_with("SIP/2.0 100"));
+        texts
     }
 
     /// Lets time pass, and returns what goes out meanwhile.
     pub fn pass(&mut self, time: Duration) -> Vec<String> {
-        let until = self.now + time;
-        let mut wire = Wire::default();
-        while let Some(at) = self.router.poll_timeout(0, 1).filter(|at| *at <= until) {
-            self.now = self.now.max(at);
-            self.router.handle_timeout(self.now, 0, 1, &mut self.turn);
-            self.router.flush(&mut self.turn, &mut wire);
-        }
-        self.now = until;
-        wire.0.into_iter().map(|(_, text)| text).collect()
+        texts(self.router.pass(time))
     }
 
     /// Sends a call in, and returns the request that comes of it.
@@ -202,10 +125,14 @@ impl Bench {
 
     /// Returns what the router holds of a call.
     pub fn dialog(&self, call: &str) -> DialogRecord {
-        self.router.inspect_node(|node| {
+        self.router.element.inspect_node(|node| {
             let dialogs = node.replication().unwrap().replica().dialogs();
             let mut held = dialogs.of_call(call.as_bytes());
             held.next().unwrap().1.record.clone()
         })
     }
+}
+
+fn texts(sent: Vec<Sent>) -> Vec<String> {
+    sent.into_iter().map(|(_, text)| text).collect()
 }

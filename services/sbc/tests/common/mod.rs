@@ -3,55 +3,17 @@
 #![allow(dead_code, reason = "no test needs all of it")]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use control::view::{
-    Algorithm, DestinationSet, Liveness, Member, MemberKind, MemberState, Selector, Side,
-    SipEndpoint, View,
-};
-use element::{Datagram, Element, FlowId, Outbox, Sender, Sharded, Turn};
-use sip::{DialogConfig, ProxyConfig, TimerConfig};
-use tandem_sbc::{Node, Shard};
+use control::view::{DestinationSet, MemberKind, Selector, View};
+use tandem_sbc::{Node, Sbc};
+use workbench::{Sent, destination_set, member};
 
 pub(crate) struct Bench {
-    pub(crate) sbc: Sharded<Shard, Node>,
-    pub(crate) turn: Turn,
-    pub(crate) now: Instant,
+    pub(crate) sbc: workbench::Bench<Sbc>,
     pub(crate) router: SocketAddr,
     /// What the registry says.
     pub(crate) view: View,
-}
-
-#[derive(Default)]
-struct Wire(Vec<(SocketAddr, String)>);
-
-impl Sender for Wire {
-    fn send(&mut self, outboxes: &[Outbox]) {
-        for sent in outboxes.iter().flat_map(Outbox::iter) {
-            let text = String::from_utf8(sent.bytes.to_vec()).unwrap();
-            self.0.push((sent.destination, text));
-        }
-    }
-}
-
-fn member(id: &str, kind: MemberKind, address: SocketAddr) -> Member {
-    Member {
-        id: id.into(),
-        kind,
-        address: address.ip(),
-        sip: vec![SipEndpoint {
-            side: Side::Both,
-            address,
-        }],
-        dmq: None,
-        cell: "a".into(),
-        zone: String::new(),
-        tags: vec![],
-        desired_state: MemberState::Active,
-        incarnation: 1,
-        liveness: Liveness::Alive,
-    }
 }
 
 impl Bench {
@@ -61,8 +23,6 @@ impl Bench {
             "127.0.0.31:5060".parse().unwrap(),
         );
         let set = DestinationSet {
-            id: "1".into(),
-            algorithm: Algorithm::CallIdHash,
             selector: Some(Selector {
                 kind: Some(MemberKind::Router),
                 ..Selector::default()
@@ -70,8 +30,7 @@ impl Bench {
             first_response: Duration::from_secs(10),
             detect_within: Duration::from_secs(60),
             probe_interval: Duration::from_secs(60),
-            failures_to_inactive: 1,
-            successes_to_active: 2,
+            ..destination_set("1")
         };
         let view = View {
             generation: 1,
@@ -82,58 +41,22 @@ impl Bench {
             sets: vec![set],
             ..View::default()
         };
-        let proxy = ProxyConfig {
-            listen: vec![own],
-            timers: TimerConfig::default(),
-            timer_c: Duration::from_secs(185),
-            contexts_max: 100,
-        };
-        let now = Instant::now();
-        let mut node = Node::new(
-            vec![own].into(),
-            vec!["127.0.0.0/8".parse().unwrap()].into(),
-            1,
-        );
-        node.configure(now, &view);
-        let initial = Arc::new(node.view());
-        let shard = Shard::new(proxy, DialogConfig::default(), 2);
-        let sbc = Sharded::new(vec![shard], node, initial, [0; 16]);
+        let allow = "127.0.0.0/8".parse().unwrap();
+        let node = Node::new([own].into(), [allow].into(), 1);
         let mut bench = Self {
-            sbc,
-            turn: Turn::new(),
-            now,
+            sbc: workbench::Bench::new(own, node),
             router,
             view,
         };
-        bench.sbc.with_node(now, &mut bench.turn, |_| ());
-        bench.flush();
+        bench.configure();
         bench
     }
 
     /// Puts what `view` says now in force.
     pub(crate) fn configure(&mut self) {
         let view = &self.view;
-        let configure = |node: &mut Node| node.configure(self.now, view);
-        self.sbc.with_node(self.now, &mut self.turn, configure);
-        self.flush();
-    }
-
-    pub(crate) fn flush(&mut self) -> Vec<(SocketAddr, String)> {
-        let mut wire = Wire::default();
-        self.sbc.flush(&mut self.turn, &mut wire);
-        wire.0.retain(|(_, text)| !text.starts_with("OPTIONS"));
-        wire.0
-    }
-
-    /// Hands in what somebody sent, and returns what goes out for it, probes excepted.
-    pub(crate) fn receive(&mut self, source: SocketAddr, text: &str) -> Vec<(SocketAddr, String)> {
-        let datagram = Datagram {
-            flow: FlowId(0),
-            source,
-            bytes: text.as_bytes(),
-        };
-        self.sbc.handle_batch(self.now, &[datagram], &mut self.turn);
-        self.flush()
+        self.sbc.with_node(|now, node| node.configure(now, view));
+        self.sbc.flush();
     }
 
     pub(crate) fn carrier(&self) -> SocketAddr {
@@ -161,7 +84,7 @@ impl Bench {
     /// The same, for a call of this Call-ID.
     pub(crate) fn second_pass_of(&mut self, call_id: &str, uri: &str) -> String {
         let invite = self.carrier_request_of(call_id, "INVITE");
-        let sent = self.receive(self.carrier(), &invite);
+        let sent = self.sbc.receive(self.carrier(), &invite);
         let (_, first) = sent
             .iter()
             .find(|(to, _)| *to == self.router)
@@ -172,44 +95,13 @@ impl Bench {
             self.router
         )
     }
-
-    /// Lets time pass, and returns what goes out meanwhile, probes excepted.
-    pub(crate) fn pass(&mut self, time: Duration) -> Vec<(SocketAddr, String)> {
-        let until = self.now + time;
-        let mut sent = vec![];
-        while let Some(at) = self.sbc.poll_timeout(0, 1).filter(|at| *at <= until) {
-            self.now = self.now.max(at);
-            self.sbc.handle_timeout(self.now, 0, 1, &mut self.turn);
-            sent.extend(self.flush());
-        }
-        self.now = until;
-        sent
-    }
-
-    /// Lets the network say that nobody is at an address, and returns what goes out for it.
-    pub(crate) fn unreachable(&mut self, address: SocketAddr) -> Vec<(SocketAddr, String)> {
-        self.sbc
-            .handle_unreachable(self.now, FlowId(0), address, &mut self.turn);
-        self.flush()
-    }
 }
 
 /// Returns how each message begins: its method, or `SIP/2.0` and its status.
-pub(crate) fn starts(sent: &[(SocketAddr, String)]) -> Vec<&str> {
+pub(crate) fn starts(sent: &[Sent]) -> Vec<&str> {
     let start = |text: &str| match text.starts_with("SIP/2.0") {
         true => 11,
         false => text.find(' ').unwrap(),
     };
     sent.iter().map(|(_, text)| &text[..start(text)]).collect()
-}
-
-/// Returns an answer to a request.
-pub(crate) fn answer(request: &str, status: &str) -> String {
-    let names = ["Via:", "From:", "To:", "Call-ID:", "CSeq:"];
-    let lines: String = request
-        .lines()
-        .filter(|line| names.iter().any(|name| line.starts_with(name)))
-        .map(|line| format!("{line}\r\n"))
-        .collect();
-    format!("SIP/2.0 {status}\r\n{lines}Content-Length: 0\r\n\r\n")
 }
