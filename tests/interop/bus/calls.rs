@@ -19,10 +19,10 @@ use crate::tap::tap;
 const CALLS: u32 = 500;
 const RATE: u32 = 40;
 
-/// Who is killed how long after the first call.
+/// Who is killed how long after the first call: calls are answered and end all the time by then.
 const KILLS: [(Duration, &str); 2] = [
-    (Duration::from_secs(3), "kamailio-1"),
-    (Duration::from_secs(8), "router-1"),
+    (Duration::from_secs(6), "kamailio-1"),
+    (Duration::from_secs(11), "router-1"),
 ];
 
 /// How long it stays dead. A Tandem may be back at once; that a Kamailio was gone cannot be seen
