@@ -39,8 +39,7 @@ const EXPECTED: [&str; 4] = [
 ];
 
 /// One more table, and what no RPC does: a MESSAGE removes the keys of a table that match.
-const ONE_MORE_TABLE: &str =
-    r#"modparam("htable", "htable", "cleared=>size=8;dmqreplicate=1;")"#;
+const ONE_MORE_TABLE: &str = r#"modparam("htable", "htable", "cleared=>size=8;dmqreplicate=1;")"#;
 const REMOVE_BY_MESSAGE: &str = r#"    if (is_method("MESSAGE")) {
         if (!sht_rm_name("$hdr(X-Table)", "$hdr(X-Operator)", "$hdr(X-Operand)")) {
             sl_send_reply("500", "Not removed");

@@ -132,7 +132,8 @@ fn ten_thousand_operations_on_all_nodes_leave_one_content() {
         "before repair {lost} keys differ, {stock} between the Kamailios, {tandem} between the Tandems"
     ));
     assert_eq!(tandem, 0, "Tandem nodes need no repair");
-    bus.kamailio(KAMAILIOS[0]).ask_to("htable.flush", &json!([CLEARED]));
+    bus.kamailio(KAMAILIOS[0])
+        .ask_to("htable.flush", &json!([CLEARED]));
     let lost = bus.keys_that_differ(&NODES).len();
     say(&format!("one Kamailio was flushed: {lost} keys differ"));
     assert!(lost > 0, "there is something to repair");
@@ -274,7 +275,11 @@ fn write_on_tandem(system: &System, node: &str, plan: &[Operation]) {
     });
 }
 
-fn set_request((table, key): &Key, content: &Content, seconds: Option<u32>) -> SetTableEntryRequest {
+fn set_request(
+    (table, key): &Key,
+    content: &Content,
+    seconds: Option<u32>,
+) -> SetTableEntryRequest {
     let value = match content {
         Content::Number(number) => Value::Number((*number).try_into().unwrap()),
         Content::Text(text) => Value::Text(text.clone().into_bytes()),
