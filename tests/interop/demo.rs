@@ -47,14 +47,27 @@ fn the_demo_loses_no_call_beside_a_kamailio() {
     let told = number(&summary, "dialogs_replicated");
     let from_kamailio = number(&summary, "dialogs_replicated_from_kamailio");
     assert!(0 < from_kamailio && from_kamailio < told, "{summary}");
-    // Of a Kamailio nobody knows how long it takes, and it compares nothing.
+    assert!(summary["killed"].is_null(), "{summary}");
+    has_no_lags(&summary);
+}
+
+#[test]
+fn the_demo_loses_no_call_when_it_kills_a_kamailio() {
+    let Some(_permit) = alone(&["kamailio"]) else {
+        return;
+    };
+    let summary = demo("kill --with-kamailio");
+    assert_eq!(summary["killed"], "kamailio", "{summary}");
     for name in [
-        "replication_lag_p50_ms",
-        "replication_lag_p99_ms",
-        "verify_age_seconds",
+        "in_flight_at_kill",
+        "ringing_at_kill",
+        "served_by_heir",
+        "dialogs_replicated_from_kamailio",
     ] {
-        assert!(has_null(&summary, name), "{name}: {summary}");
+        assert!(number(&summary, name) > 0, "{name}: {summary}");
     }
+    assert!(number(&summary, "detected_ms") <= 500, "{summary}");
+    has_no_lags(&summary);
 }
 
 #[test]
@@ -111,6 +124,17 @@ fn lags(summary: &Value) -> [f64; 2] {
     let lags = ["replication_lag_p50_ms", "replication_lag_p99_ms"].map(|name| real(summary, name));
     assert!(lags[0] > 0.0 && lags[0] <= lags[1], "{summary}");
     lags
+}
+
+/// Of a Kamailio nobody knows how long it takes, and it compares nothing.
+fn has_no_lags(summary: &Value) {
+    for name in [
+        "replication_lag_p50_ms",
+        "replication_lag_p99_ms",
+        "verify_age_seconds",
+    ] {
+        assert!(has_null(summary, name), "{name}: {summary}");
+    }
 }
 
 fn real(summary: &Value, name: &str) -> f64 {

@@ -244,7 +244,7 @@ fn said(output: Output) -> (Option<i32>, String, String) {
 }
 
 /// Fetches a page of a node's HTTP face, status line and headers included.
-fn fetch(system: &System, node: &str, path: &str) -> String {
+pub(crate) fn fetch(system: &System, node: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(system.places.http(node)).unwrap();
     write!(
         stream,
@@ -257,7 +257,7 @@ fn fetch(system: &System, node: &str, path: &str) -> String {
 }
 
 /// Returns the value of a metric, name and labels as they are printed.
-fn figure(metrics: &str, name: &str) -> u64 {
+pub(crate) fn figure(metrics: &str, name: &str) -> u64 {
     let line = metrics.lines().find_map(|line| {
         line.strip_prefix(name)?
             .trim_start_matches("{}")

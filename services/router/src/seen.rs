@@ -71,10 +71,15 @@ impl Shard {
         if !matches!(response.method(), Method::Invite | Method::Update) {
             return;
         }
-        let request = self.proxy.context(id).and_then(sip::Context::request);
+        let Some(context) = self.proxy.context(id) else {
+            return;
+        };
         let mut index = Index::default();
-        let request = request.map(|request| Message::parse(request, &mut index));
+        let request = context
+            .request()
+            .map(|request| Message::parse(request, &mut index));
         let Some(Ok(request)) = request else { return };
+        let within = context.data.within;
         let seen = |cseq, message: &Message<'_>| {
             Observed::Refreshed(LegSeen {
                 cseq,
@@ -83,11 +88,11 @@ impl Shard {
             })
         };
         let cseq = request.cseq().map_or(0, |cseq| cseq.number);
-        let sender = observation(None, response, seen(cseq, &request));
+        let sender = observation(within, response, seen(cseq, &request));
         let answerer = Observation {
             from_tag: sender.to_tag.clone(),
             to_tag: sender.from_tag.clone(),
-            ..observation(None, response, seen(0, response))
+            ..observation(within, response, seen(0, response))
         };
         self.seen.extend([sender, answerer]);
     }
@@ -115,8 +120,8 @@ impl Shard {
         });
     }
 
-    /// A request inside a dialog goes on.
-    pub(crate) fn saw_request(&mut self, request: &Message<'_>) {
+    /// A request inside a dialog goes on; `h_id` is what [`named_dialog`] says of it.
+    pub(crate) fn saw_request(&mut self, h_id: Option<u32>, request: &Message<'_>) {
         let cseq = request.cseq().map_or(0, |cseq| cseq.number);
         let what = if request.method() == Method::Ack {
             Observed::Acked
@@ -125,7 +130,7 @@ impl Shard {
         } else {
             Observed::Requested { cseq }
         };
-        self.saw(did_of(request).map(|did| did.h_id), request, what);
+        self.saw(h_id, request, what);
     }
 
     fn saw(&mut self, h_id: Option<u32>, message: &Message<'_>, what: Observed) {
@@ -143,9 +148,10 @@ fn observation(h_id: Option<u32>, message: &Message<'_>, what: Observed) -> Obse
     }
 }
 
-/// Returns the `did` of the topmost Route, which is ours or that of the router whose heir we are.
-fn did_of(request: &Message<'_>) -> Option<Did> {
-    did_in(&request.routes().next()?.ok()?)
+/// Returns the number in the topmost Route, which is ours or that of the router whose heir we are.
+pub(crate) fn named_dialog(request: &Message<'_>) -> Option<u32> {
+    let entry = request.routes().next()?.ok()?;
+    did_in(&entry).map(|did| did.h_id)
 }
 
 fn did_in(entry: &NameAddr<'_>) -> Option<Did> {

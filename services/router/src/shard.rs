@@ -28,6 +28,8 @@ pub(crate) struct Call {
     pub(crate) cancelled: bool,
     /// The number of the dialog that it may make; `None` unless it is an INVITE that opens a call.
     pub(crate) h_id: Option<u32>,
+    /// The number of the dialog that it was sent inside, if its Route names one.
+    pub(crate) within: Option<u32>,
 }
 
 /// What a shard of a router counts.

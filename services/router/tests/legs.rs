@@ -5,6 +5,7 @@
 mod bench;
 
 use bench::{Bench, SBC, place, values, view};
+use replication::DialogRecord;
 use workbench::answer;
 
 const CARRIER: &str = "<sip:a@carrier.example>";
@@ -39,8 +40,20 @@ fn in_dialog(invite: &str, method: &str, cseq: u32) -> String {
 }
 
 fn contacts(bench: &Bench) -> [String; 2] {
-    let record = bench.dialog("x");
-    [record.caller, record.callee].map(|leg| String::from_utf8(leg.contact.to_vec()).unwrap())
+    contacts_in(&bench.dialog("x"))
+}
+
+/// Those of every dialog of the call.
+fn all_contacts(bench: &Bench) -> Vec<[String; 2]> {
+    bench.router.inspect_node(|node| {
+        let dialogs = node.replication().unwrap().replica().dialogs();
+        let held = dialogs.of_call(b"x");
+        held.map(|(_, held)| contacts_in(&held.record)).collect()
+    })
+}
+
+fn contacts_in(record: &DialogRecord) -> [String; 2] {
+    [&record.caller, &record.callee].map(|leg| String::from_utf8(leg.contact.to_vec()).unwrap())
 }
 
 #[test]
@@ -77,6 +90,40 @@ fn a_re_invite_that_is_accepted_moves_both_legs_and_one_that_is_refused_none() {
             after.map(str::to_owned),
             "{method} accepted"
         );
+    }
+}
+
+#[test]
+fn a_re_invite_that_passes_twice_moves_the_legs_of_both_dialogs_of_its_call() {
+    let mut bench = Bench::new(&view(vec![place("sip:127.0.0.40:5060", None, &[])]));
+    let first = bench.receive(SBC, &with_contact(&bench::invite("x"), CARRIER));
+    // Comes back, for somebody else.
+    let again = first[0].replacen("INVITE sip:123@", "INVITE sip:456@", 1);
+    let via = format!("SIP/2.0\r\nVia: SIP/2.0/UDP {SBC};branch=z9hG4bKagain\r\n");
+    let second = bench.receive(SBC, &again.replacen("SIP/2.0\r\n", &via, 1));
+    for invite in [&second, &first] {
+        let answered = with_contact(&with_to_tag(&answer(&invite[0], "200 OK")), IPBX);
+        bench.receive(SBC, &answered);
+    }
+    for passing in [&first, &second] {
+        bench.receive(SBC, &in_dialog(&passing[0], "ACK", 1));
+    }
+
+    for method in ["INVITE", "UPDATE"] {
+        let cseq = bench.dialog("x").caller.cseq + 1;
+        let [caller, callee] = ["a", "b"].map(|user| format!("sip:{user}@{method}.example"));
+        let mut passed = Vec::new();
+        for (pass, passing) in [&first, &second].into_iter().enumerate() {
+            let request = in_dialog(&passing[0], method, cseq);
+            let request = request.replacen("branch=", &format!("branch=z9hG4bK{pass}"), 1);
+            passed.push(bench.receive(SBC, &with_contact(&request, &format!("<{caller}>"))));
+        }
+        for sent in passed.iter().rev() {
+            let answered = answer(&sent[0], "200 OK");
+            bench.receive(SBC, &with_contact(&answered, &format!("<{callee}>")));
+        }
+        let moved = [caller, callee];
+        assert_eq!(all_contacts(&bench), [moved.clone(), moved], "{method}");
     }
 }
 

@@ -76,6 +76,7 @@ impl Shard {
             at: 0,
             cancelled: false,
             h_id: did.map(|did| did.h_id),
+            within: None,
         };
         match self.proxy.open(now, key, flow, source, message, call) {
             Some(id) => {

@@ -12,6 +12,7 @@ use sip::{Drop, RETRY_AFTER, decided};
 use sip_types::{HeaderName, Method};
 
 use crate::routes::request::Request;
+use crate::seen::named_dialog;
 use crate::shard::{Call, Shard};
 use crate::view::View;
 
@@ -54,7 +55,8 @@ impl Shard {
             }
         }
         decided!(message, destination = %target.destination, "passed on within its dialog");
-        self.saw_request(message);
+        let within = named_dialog(message);
+        self.saw_request(within, message);
         if message.method() == Method::Ack {
             self.proxy
                 .forward_stateless(source, message, &mut self.edits, target);
@@ -66,6 +68,7 @@ impl Shard {
             at: 0,
             cancelled: false,
             h_id: None,
+            within,
         };
         match self.proxy.open(now, key, flow, source, message, call) {
             Some(id) => {
