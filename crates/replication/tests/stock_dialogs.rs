@@ -247,7 +247,9 @@ fn a_restarted_node_gets_everything_and_nobody_else_does() {
 
 #[test]
 fn a_restarted_node_is_told_no_state_of_what_it_has_lost() {
-    for seed in 20..30 {
+    // Ends are remembered for 64 s.
+    let away = [20_000, 100_000].into_iter().cycle();
+    for (seed, away) in (20..40).zip(away) {
         let mut world = World::settled(seed, &[V56, V56]);
         for call_id in ["goes on", "ends", "ends before", "ends after"] {
             world.call(call_id);
@@ -261,7 +263,7 @@ fn a_restarted_node_is_told_no_state_of_what_it_has_lost() {
         world.run(ms(1_000));
         world.cut.insert(stock(0));
         world.bye("ends");
-        world.run(ms(20_000));
+        world.run(ms(away));
         world.cut.remove(&stock(0));
         world.kamailio(0, |_, it| it.restart());
         world.run(ms(1_000));
@@ -310,6 +312,33 @@ fn what_ended_meanwhile_ends_at_a_node_that_asks_without_having_restarted() {
     assert_eq!(known, [b"goes on"]);
     let errors = kamailio.log.iter().filter(|line| line.starts_with("ERROR"));
     assert_eq!(errors.count(), 0, "{:?}", kamailio.log);
+}
+
+#[test]
+fn what_ended_and_was_forgotten_meanwhile_ends_at_a_node_that_was_only_cut_off() {
+    for seed in 41..51 {
+        let mut world = World::settled(seed, &[V56, V62]);
+        for call_id in ["goes on", "ends"] {
+            world.call(call_id);
+        }
+        world.cut.extend([stock(0), stock(1)]);
+        world.bye("ends");
+        world.run(ms(100_000));
+        assert_eq!(state(&world, &key("ends")), None);
+        world.cut.clear();
+        world.run(ms(60_000));
+        for kamailio in &world.kamailios {
+            let known: Vec<_> = kamailio.dialogs.keys().copied().collect();
+            assert_eq!(known, [did("goes on")], "seed {seed}");
+            let errors = kamailio.log.iter().filter(|line| line.starts_with("ERROR"));
+            assert_eq!(errors.count(), 0, "seed {seed}: {:?}", kamailio.log);
+        }
+        assert_ne!(
+            state(&world, &key("ends")),
+            Some(DialogState::Confirmed),
+            "seed {seed}"
+        );
+    }
 }
 
 /// Another Tandem member owns the call, which it has ended, and is lost `after` that.

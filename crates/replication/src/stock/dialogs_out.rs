@@ -21,8 +21,9 @@ use siphasher::sip::SipHasher24;
 
 use super::node::{Line, Node, Scan, Sending, Sent};
 use super::{Counters, DIALOG_CHANNEL, SCAN_QUEUE, TOLD_MAX};
+use crate::clock::Now;
 use crate::numbers::Numbers;
-use crate::record::{DialogKey, DialogRecord, DialogState, Leg, Text};
+use crate::record::{DialogKey, DialogRecord, DialogState, Leg, Ownership, Text};
 use crate::replica::Replica;
 use ends::Ending;
 
@@ -316,6 +317,9 @@ impl Node {
                 continue;
             };
             let at = self.dialog_clock(line.now);
+            let is_forgotten = step == Step::EndWhole && record.is_none();
+            let forgotten = is_forgotten.then(|| forgotten(line.now, line.address));
+            let record = record.or(forgotten.as_ref());
             let body = body_of(step, &key, record, numbers.did(&key), at, self.iflags_shown);
             let (body, content) = (
                 body.as_ref().map(|(body, _)| body.clone()),
@@ -412,6 +416,20 @@ const ENDED: Content = Content {
     extras: 0,
 };
 
+/// Returns all that a node needs to be told of a dialog that is over and forgotten here: it ends what it
+/// has, or takes this for a dialog until RM (PROTOCOL 5.4).
+fn forgotten(now: Now, node: SocketAddr) -> DialogRecord {
+    let ownership = Ownership {
+        epoch: 0,
+        owner: node,
+    };
+    DialogRecord {
+        state: DialogState::Ended,
+        created: now.wall_seconds(),
+        ..DialogRecord::new(ownership)
+    }
+}
+
 /// Writes a message; `None` when it would be too long.
 fn body_of(
     step: Step,
@@ -434,7 +452,7 @@ fn body_of(
             last_modified,
             change: state_told(record),
         })),
-        (Step::End | Step::EndWhole | Step::Update | Step::State, _) => {
+        (Step::End, _) | (Step::EndWhole | Step::Update | Step::State, None) => {
             DialogMessage::State(Box::new(StateChange {
                 did,
                 last_modified,
