@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use dmq_bodies::{DialogMessage, DialogState as WireState, Did, slot};
 use replication::{
-    Cause, DialogKey, DialogState, DialogsConfig, End, Observed, Origin, Ownership, Replica,
+    Cause, DialogKey, DialogRecord, DialogState, DialogsConfig, End, Observation, Observed, Origin,
+    Ownership, Replica,
 };
-use stock_model::kamailio::Kamailio;
 use stock_model::kamailio::Version::{V56, V62};
+use stock_model::kamailio::{Dialog, Kamailio};
 use stock_model::{HASH_SIZE, World, h_id, key, leg, ms, ours, stock};
 
 fn did(call_id: &str) -> Did {
@@ -392,6 +393,73 @@ fn what_ended_at_a_lost_member_is_freed_by_every_node_and_none_complains() {
         assert_eq!(known, [did("goes on")], "{i}");
         assert_eq!(kamailio.log, [""; 0], "{i}");
     }
+}
+
+#[test]
+fn what_is_ours_and_lost_here_is_freed_by_every_node_and_none_complains() {
+    for (i, is_known) in [true, false].into_iter().enumerate() {
+        let mut world = World::settled(65 + i as u64, &[V56]);
+        world.call("goes on");
+        world.said.clear();
+        if is_known {
+            let left = Dialog {
+                call_id: "lost".into(),
+                ..world.kamailios[0].dialogs[&did("goes on")].clone()
+            };
+            world.kamailio(0, |_, it| it.dialogs.insert(did("lost"), left));
+        }
+        // As when another member tells of it: it is over, and nobody here had heard of it.
+        let held = world.ours.replica.dialogs().dialog(&key("goes on"));
+        let lost = DialogRecord {
+            state: DialogState::Ended,
+            end: Some(End {
+                at: world.clock().wall / 1000,
+                cause: Cause::Expired,
+            }),
+            ..held.unwrap().record.clone()
+        };
+        world.write(|now, replica| {
+            replica.merge_dialog(now, key("lost"), lost, ms(60_000), Origin::Local)
+        });
+        assert!(world.ours.channel.owes_ends());
+        world.run(ms(6_000));
+        assert_eq!(world.words(0), ["UPDATE(5)", "RM"]);
+        let kamailio = &world.kamailios[0];
+        let known: Vec<_> = kamailio.dialogs.keys().copied().collect();
+        assert_eq!(known, [did("goes on")]);
+        assert_eq!(kamailio.log, [""; 0]);
+        assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 1);
+    }
+}
+
+#[test]
+fn what_begins_and_ends_within_a_moment_is_not_told() {
+    let mut world = World::settled(67, &[V56]);
+    let seen = |to_tag: &str, what| Observation {
+        call_id: b"a".as_slice().into(),
+        h_id: Some(h_id("a")),
+        from_tag: (*b"caller").into(),
+        to_tag: to_tag.as_bytes().into(),
+        what,
+    };
+    world.write(|now, replica| {
+        let invited = Observed::Invited {
+            from_uri: (*b"sip:alice@lab.example").into(),
+            to_uri: (*b"sip:bob@lab.example").into(),
+            request_uri: (*b"sip:bob@10.9.0.2").into(),
+            caller: leg(1, "sip:alice@10.9.0.1"),
+        };
+        replica.observe(now, seen("", invited));
+        replica.observe(
+            now,
+            seen("callee", Observed::Rang(leg(0, "sip:bob@10.9.0.2"))),
+        );
+        replica.observe(now, seen("callee", Observed::Ended(Cause::Failed)));
+    });
+    assert_eq!(state(&world, &key("a")), Some(DialogState::Ended));
+    world.run(ms(60_000));
+    assert_eq!(world.words(0), [""; 0]);
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
 }
 
 #[test]

@@ -87,6 +87,10 @@ impl Told {
         self.ending.is_some()
     }
 
+    fn is_unsaid(&self) -> bool {
+        self.ending == Some(Ending::Unsaid)
+    }
+
     /// The node went away; tells whether there is anything left to remember.
     pub(super) fn lose(&mut self) -> bool {
         self.withdraw();
@@ -313,6 +317,9 @@ impl Node {
             let told = self.dialogs.get(&key);
             let step = told.and_then(|told| told.next(line.now.monotonic, record));
             let Some(step) = step else {
+                if told.is_some_and(Told::is_unsaid) {
+                    self.dialogs.remove(&key);
+                }
                 self.unqueue_dialog(&key);
                 continue;
             };

@@ -211,9 +211,8 @@ impl Channel {
     /// Returns these nodes, each with what its [`NodeStatus::comparisons`] are when that has been done.
     pub fn repair(&mut self) -> Vec<(SocketAddr, u64)> {
         let asking = self.asking.as_ref();
-        let is_asked = |node: SocketAddr| {
-            asking.is_some_and(|it| it.node == node && it.what == Asked::Tables)
-        };
+        let is_asked =
+            |node: SocketAddr| asking.is_some_and(|it| it.node == node && it.what == Asked::Tables);
         let up = self.nodes.iter_mut().filter(|(_, node)| node.is_up);
         let asked = up.map(|(address, node)| {
             node.wants_tables = true;
@@ -270,9 +269,8 @@ impl Channel {
                     return;
                 }
                 self.numbers.note_ended(key);
-                let is_new = change.before.is_none();
                 for node in self.nodes.values_mut() {
-                    node.note_end(now, key, is_local, is_new);
+                    node.note_end(now, key, is_local, change.before);
                 }
             }
             Key::Entry(key) => {

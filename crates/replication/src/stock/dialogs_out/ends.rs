@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{Step, Told};
 use crate::clock::Now;
-use crate::record::DialogKey;
+use crate::record::{DialogKey, DialogState};
 use crate::stock::TOLD_MAX;
 use crate::stock::node::Node;
 
@@ -34,6 +34,8 @@ pub(super) enum Ending {
     Remove { at: Instant, again: bool },
     /// Both are to be told once more, not before that.
     Repeat { at: Instant },
+    /// It was over before anybody could be told of it.
+    Unsaid,
 }
 
 impl Ending {
@@ -43,7 +45,7 @@ impl Ending {
             Self::State { .. } if is_stale => Some(Step::EndWhole),
             Self::State { .. } => Some(Step::End),
             Self::Remove { at, .. } => (at <= now).then_some(Step::Remove),
-            Self::Repeat { .. } => None,
+            Self::Repeat { .. } | Self::Unsaid => None,
         }
     }
 
@@ -51,7 +53,7 @@ impl Ending {
     pub(super) fn mistrusted(self) -> Self {
         match self {
             Self::Remove { again: false, .. } => Self::State { again: false },
-            Self::State { .. } | Self::Remove { .. } | Self::Repeat { .. } => self,
+            Self::State { .. } | Self::Remove { .. } | Self::Repeat { .. } | Self::Unsaid => self,
         }
     }
 
@@ -64,7 +66,7 @@ impl Ending {
     fn is_first(self) -> bool {
         match self {
             Self::State { again } | Self::Remove { again, .. } => !again,
-            Self::Repeat { .. } => false,
+            Self::Repeat { .. } | Self::Unsaid => false,
         }
     }
 }
@@ -94,9 +96,19 @@ impl Told {
 }
 
 impl Node {
-    /// A dialog is over. `by_us` tells that no other node says so, `is_new` that it was over before
-    /// anybody could be told of it.
-    pub(crate) fn note_end(&mut self, now: Now, key: &DialogKey, by_us: bool, is_new: bool) {
+    /// A dialog is over that was in state `before` here. `by_us` tells that no other node says so.
+    pub(crate) fn note_end(
+        &mut self,
+        now: Now,
+        key: &DialogKey,
+        by_us: bool,
+        before: Option<DialogState>,
+    ) {
+        if by_us && before.is_none() {
+            // Others knew of it and we did not; what this node knows, nobody can tell.
+            self.note_inherited(now.monotonic, key);
+            return;
+        }
         let is_held = self.dialogs.contains_key(key);
         let is_told = self.is_up && by_us && self.dialogs.len() < TOLD_MAX;
         if !is_held && !is_told {
@@ -104,9 +116,13 @@ impl Node {
         }
         let told = self.dialogs.entry(key.clone()).or_default();
         if told.is_ending() {
+            // Its beginning was noted in the same moment: it is ours, and new.
+            let is_unsaid = told.content.is_none() && told.ended_at == Some(now.monotonic);
+            if is_unsaid && before != Some(DialogState::Ended) {
+                told.ending = Some(Ending::Unsaid);
+            }
             return;
         }
-        told.is_refused |= is_new;
         if let Some(request) = told.withdraw() {
             self.requests.remove(&request);
             self.withdrawn.push(request);
@@ -115,10 +131,7 @@ impl Node {
         let may_know = told.content.is_some() || told.is_stale || told.is_in_doubt || !is_held;
         told.ended_at = Some(now.monotonic);
         if told.is_refused || !may_know {
-            // Remembered as refused while it is queued: more may be noted of a dialog that is new.
-            if !is_new {
-                self.dialogs.remove(key);
-            }
+            self.dialogs.remove(key);
         } else if by_us {
             told.ending = Some(Ending::State { again: false });
             self.queue_dialog(key);
@@ -131,8 +144,9 @@ impl Node {
         }
     }
 
-    /// A dialog ended at a node which was lost before it can have told this to the end. It is told whole:
-    /// whether the node knows of it, of its end, or has freed it is unknown, and so it complains of nothing.
+    /// A dialog ended at a node which was lost before it can have told this to the end, or which has forgotten
+    /// it. It is told whole: whether the node knows of it, of its end, or has freed it is unknown, and so it
+    /// complains of nothing.
     pub(crate) fn note_inherited(&mut self, now: Instant, key: &DialogKey) {
         if !self.is_up || self.dialogs.len() >= TOLD_MAX && !self.dialogs.contains_key(key) {
             return;
