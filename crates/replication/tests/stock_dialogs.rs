@@ -116,6 +116,65 @@ fn variables_are_told_whenever_they_change() {
 }
 
 #[test]
+fn a_call_that_a_node_had_no_memory_for_is_told_again_and_then_its_end() {
+    let mut world = World::settled(81, &[V56]);
+    world.kamailios[0].is_full = true;
+    world.call("a");
+    world.call("ends before");
+    assert_eq!(world.words(0), ["UPDATE(1)"; 2]);
+    world.kamailios[0].is_full = false;
+    world.bye("ends before");
+    world.run(ms(58_000));
+    assert_eq!(world.words(0).len(), 2, "not before a minute has passed");
+    world.run(ms(2_000));
+    assert_eq!(world.words(0)[2..], ["UPDATE(4)"]);
+    let known: Vec<_> = world.kamailios[0].dialogs.keys().copied().collect();
+    assert_eq!(known, [did("a")]);
+    world.bye("a");
+    world.run(ms(60_000));
+    assert_eq!(world.words(0)[3..], ["STATE(5)", "RM"]);
+    assert_eq!(world.kamailios[0].log.len(), 2, "one for each refusal");
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
+fn a_call_that_a_node_never_takes_is_offered_ever_more_seldom_and_not_after_its_end() {
+    let mut world = World::settled(82, &[V56]);
+    world.kamailios[0].is_full = true;
+    world.call("a");
+    world.run(ms(3_600_000));
+    let offered = world.words(0).len();
+    assert!((7..=9).contains(&offered), "{offered}");
+    world.run(ms(3_600_000));
+    assert_eq!(world.words(0).len() - offered, 4, "every 15 minutes");
+    world.cut.insert(stock(0));
+    world.run(ms(20_000));
+    world.cut.clear();
+    world.run(ms(120_000));
+    let again = world.words(0).len() - offered - 4;
+    assert_eq!(again, 2, "its return begins with a minute");
+    world.bye("a");
+    world.run(ms(3_600_000));
+    assert_eq!(world.words(0).len(), offered + 6);
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
+fn the_end_of_a_call_is_told_although_its_last_change_was_refused() {
+    let mut world = World::settled(83, &[V56]);
+    world.call("a");
+    world.said.clear();
+    world.kamailios[0].is_full = true;
+    let value = Some((*b"gold").into());
+    world.write(|now, replica| replica.set_variable(now, &key("a"), b"class", value));
+    world.run(ms(1_000));
+    world.bye("a");
+    world.run(ms(6_000));
+    assert_eq!(world.words(0), ["UPDATE(4)", "STATE(5)", "RM"]);
+    assert!(world.kamailios[0].dialogs.is_empty());
+}
+
+#[test]
 fn a_call_that_ends_unanswered_is_ended_at_once() {
     let mut world = World::settled(5, &[V62]);
     world.invite("a");

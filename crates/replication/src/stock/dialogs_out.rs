@@ -3,8 +3,9 @@
 //! A dialog that the node does not know is told whole in the state it has; then its state when that
 //! rises, all of it when variables or profiles change, and STATE(4) again when a leg of a confirmed
 //! dialog has moved. A node that was away or asked for everything may have started anew or not: a STATE
-//! for a dialog that it does not know makes it log an ERROR, so it is told whole of every dialog. What it
-//! is told of ends is in `ends`. Source: PROTOCOL 5.
+//! for a dialog that it does not know makes it log an ERROR, so it is told whole of every dialog. One that it
+//! refuses it is told again, ever more seldom, while it goes on. What it is told of ends is in `ends`. Source:
+//! PROTOCOL 5.
 
 mod ends;
 
@@ -20,6 +21,7 @@ use dmq_bodies::{
 use siphasher::sip::SipHasher24;
 
 use super::node::{Line, Node, Scan, Sending, Sent};
+use super::sync::again_after;
 use super::{Counters, DIALOG_CHANNEL, SCAN_QUEUE, TOLD_MAX};
 use crate::clock::Now;
 use crate::numbers::Numbers;
@@ -70,8 +72,11 @@ pub(super) struct Told {
     content: Option<Content>,
     /// It may have lost or missed something since.
     is_stale: bool,
-    /// It will not have it.
+    /// It will not have it, not before `again_at` if that is known.
     is_refused: bool,
+    again_at: Option<Instant>,
+    /// How often in a row.
+    refusals: u32,
     /// An UPDATE or STATE may still be under way although nobody waits for its answer.
     is_in_doubt: bool,
     in_flight: Option<(dmq::RequestId, Step)>,
@@ -95,6 +100,7 @@ impl Told {
     pub(super) fn lose(&mut self) -> bool {
         self.withdraw();
         self.is_queued = false;
+        self.refusals = 0;
         self.mistrust();
         self.content.is_some() || self.is_in_doubt || self.ending.is_some()
     }
@@ -132,6 +138,13 @@ impl Told {
         }
     }
 
+    /// The node refuses what it was told; returns when it is told again.
+    fn refuse(&mut self, now: Instant) -> Instant {
+        self.is_refused = true;
+        self.refusals = self.refusals.saturating_add(1);
+        now + again_after(self.refusals)
+    }
+
     /// The node has taken what it was told.
     fn take(&mut self, step: Step, sent: Content) {
         let known = self.content;
@@ -148,6 +161,7 @@ impl Told {
         }
         self.content = Some(content);
         self.is_stale &= step != Step::Update;
+        self.refusals = 0;
     }
 }
 
@@ -394,8 +408,11 @@ impl Node {
                 Some(now)
             }
             (Step::Update | Step::State, _) => {
-                told.is_refused = true;
-                None
+                let at = told.refuse(now);
+                if let Some(former) = told.again_at.replace(at) {
+                    self.later.remove(&(former, key.clone()));
+                }
+                Some(at)
             }
             (Step::End | Step::EndWhole, _) => {
                 told.take_end(now, step, (200..=299).contains(&status))

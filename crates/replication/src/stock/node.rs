@@ -47,7 +47,7 @@ pub(super) struct Node {
     pub(super) withdrawn: Vec<RequestId>,
     pub(super) dialogs: BTreeMap<DialogKey, Told>,
     pub(super) dialog_queue: VecDeque<DialogKey>,
-    /// What is to be said of dialogs that are over, and when.
+    /// What is to be said of dialogs that are over or were refused, and when.
     pub(super) later: BTreeSet<(Instant, DialogKey)>,
     /// The dialogs to be told anew from this partition on.
     pub(super) scan: Option<(Scan, u8)>,
@@ -166,6 +166,7 @@ impl Node {
         self.entry_queue.clear();
         self.answer = None;
         self.dialogs.retain(|_, told| told.lose());
+        self.later.retain(|(_, key)| self.dialogs.contains_key(key));
     }
 
     pub(super) fn scan_from_start(&mut self, scan: Scan) {

@@ -72,6 +72,19 @@ impl Ending {
 }
 
 impl Told {
+    /// What was not to be told before now is.
+    fn wake(&mut self, now: Instant) {
+        if self.again_at.is_some_and(|at| at <= now) {
+            self.again_at = None;
+            self.is_refused = false;
+        }
+        if let Some(Ending::Repeat { at }) = self.ending
+            && at <= now
+        {
+            self.ending = Some(Ending::State { again: true });
+        }
+    }
+
     /// The end was told as far as `step`; returns when it goes on, or `None` when all is said.
     pub(super) fn take_end(&mut self, now: Instant, step: Step, is_known: bool) -> Option<Instant> {
         let (again, is_state) = match (self.ending, step) {
@@ -127,10 +140,14 @@ impl Node {
             self.requests.remove(&request);
             self.withdrawn.push(request);
         }
+        if let Some(at) = told.again_at.take() {
+            self.later.remove(&(at, key.clone()));
+        }
         // What was there before the node was, others have told it.
-        let may_know = told.content.is_some() || told.is_stale || told.is_in_doubt || !is_held;
+        let may_have_heard = told.is_stale || told.is_in_doubt || !is_held;
+        let may_know = told.content.is_some() || may_have_heard && !told.is_refused;
         told.ended_at = Some(now.monotonic);
-        if told.is_refused || !may_know {
+        if !may_know {
             self.dialogs.remove(key);
         } else if by_us {
             told.ending = Some(Ending::State { again: false });
@@ -190,11 +207,8 @@ impl Node {
             && *at <= now
             && let Some((_, key)) = self.later.pop_first()
         {
-            if let Some(told) = self.dialogs.get_mut(&key)
-                && let Some(Ending::Repeat { at }) = told.ending
-                && at <= now
-            {
-                told.ending = Some(Ending::State { again: true });
+            if let Some(told) = self.dialogs.get_mut(&key) {
+                told.wake(now);
             }
             self.queue_dialog(&key);
         }
