@@ -253,6 +253,35 @@ fn last_modified_goes_to_who_has_shown_it() {
 }
 
 #[test]
+fn last_modified_is_right_again_after_a_clock_was_wrong_for_a_moment() {
+    let mut world = World::settled(84, &[V62]);
+    let hour = 3_600_000;
+    world.kamailios[0].ahead = hour;
+    world.kamailio(0, |now, it| it.invite(now, "wrong", 4_001));
+    world.run(ms(100));
+    world.call("before");
+    world.kamailios[0].ahead = 0;
+    for (i, seconds) in [10, 61, 61].into_iter().enumerate() {
+        world.run(ms(seconds * 1_000));
+        let call_id = format!("right {i}");
+        world.kamailio(0, |now, it| it.invite(now, &call_id, 4_002 + i as u32));
+        world.run(ms(100));
+    }
+    world.said.clear();
+    let wall = world.clock().wall / 1000;
+    world.call("after");
+    for said in &world.said {
+        let at = said.last_modified().unwrap();
+        assert!((wall..=wall + 2).contains(&at), "{}", at - wall);
+    }
+    // One that was written by the wrong clock there is ended all the same.
+    world.bye("before");
+    world.run(ms(100));
+    let ended = &world.kamailios[0].dialogs[&did("before")];
+    assert_eq!(ended.state, WireState::Deleted);
+}
+
+#[test]
 fn a_returned_node_is_told_what_it_missed() {
     let mut world = World::settled(9, &[V56]);
     world.call("a");

@@ -83,8 +83,10 @@ pub(super) struct Told {
     is_queued: bool,
     ending: Option<Ending>,
     ended_at: Option<Instant>,
-    /// The greatest `last_modified` that the node has shown with it, in seconds by its clock.
+    /// The greatest `last_modified` that the node has shown with it, in seconds by its clock, and the last that it
+    /// was told.
     heard: u64,
+    dated: u64,
 }
 
 impl Told {
@@ -337,7 +339,8 @@ impl Node {
                 self.unqueue_dialog(&key);
                 continue;
             };
-            let at = self.dialog_clock(line.now);
+            let seen = told.map_or(0, |told| told.heard.max(told.dated));
+            let at = self.dialog_time(line.now, seen);
             let is_forgotten = step == Step::EndWhole && record.is_none();
             let forgotten = is_forgotten.then(|| forgotten(line.now, line.address));
             let record = record.or(forgotten.as_ref());
@@ -358,6 +361,7 @@ impl Node {
                     self.unqueue_dialog(&key);
                     if let Some(told) = self.dialogs.get_mut(&key) {
                         told.in_flight = Some((request, step));
+                        told.dated = at.unwrap_or(told.dated);
                     }
                     let content = content.unwrap_or(ENDED);
                     self.requests
