@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use dmq_bodies::{DialogMessage, DialogState as WireState, Did, slot};
 use replication::{
-    Cause, DialogKey, DialogState, DialogsConfig, End, Observed, Origin, Ownership, Replica,
+    Cause, DialogKey, DialogRecord, DialogState, DialogsConfig, End, Observation, Observed, Origin,
+    Ownership, Replica,
 };
-use stock_model::kamailio::Kamailio;
 use stock_model::kamailio::Version::{V56, V62};
+use stock_model::kamailio::{Dialog, Kamailio};
 use stock_model::{HASH_SIZE, World, h_id, key, leg, ms, ours, stock};
 
 fn did(call_id: &str) -> Did {
@@ -115,6 +116,65 @@ fn variables_are_told_whenever_they_change() {
 }
 
 #[test]
+fn a_call_that_a_node_had_no_memory_for_is_told_again_and_then_its_end() {
+    let mut world = World::settled(81, &[V56]);
+    world.kamailios[0].is_full = true;
+    world.call("a");
+    world.call("ends before");
+    assert_eq!(world.words(0), ["UPDATE(1)"; 2]);
+    world.kamailios[0].is_full = false;
+    world.bye("ends before");
+    world.run(ms(58_000));
+    assert_eq!(world.words(0).len(), 2, "not before a minute has passed");
+    world.run(ms(2_000));
+    assert_eq!(world.words(0)[2..], ["UPDATE(4)"]);
+    let known: Vec<_> = world.kamailios[0].dialogs.keys().copied().collect();
+    assert_eq!(known, [did("a")]);
+    world.bye("a");
+    world.run(ms(60_000));
+    assert_eq!(world.words(0)[3..], ["STATE(5)", "RM"]);
+    assert_eq!(world.kamailios[0].log.len(), 2, "one for each refusal");
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
+fn a_call_that_a_node_never_takes_is_offered_ever_more_seldom_and_not_after_its_end() {
+    let mut world = World::settled(82, &[V56]);
+    world.kamailios[0].is_full = true;
+    world.call("a");
+    world.run(ms(3_600_000));
+    let offered = world.words(0).len();
+    assert!((7..=9).contains(&offered), "{offered}");
+    world.run(ms(3_600_000));
+    assert_eq!(world.words(0).len() - offered, 4, "every 15 minutes");
+    world.cut.insert(stock(0));
+    world.run(ms(20_000));
+    world.cut.clear();
+    world.run(ms(120_000));
+    let again = world.words(0).len() - offered - 4;
+    assert_eq!(again, 2, "its return begins with a minute");
+    world.bye("a");
+    world.run(ms(3_600_000));
+    assert_eq!(world.words(0).len(), offered + 6);
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
+fn the_end_of_a_call_is_told_although_its_last_change_was_refused() {
+    let mut world = World::settled(83, &[V56]);
+    world.call("a");
+    world.said.clear();
+    world.kamailios[0].is_full = true;
+    let value = Some((*b"gold").into());
+    world.write(|now, replica| replica.set_variable(now, &key("a"), b"class", value));
+    world.run(ms(1_000));
+    world.bye("a");
+    world.run(ms(6_000));
+    assert_eq!(world.words(0), ["UPDATE(4)", "STATE(5)", "RM"]);
+    assert!(world.kamailios[0].dialogs.is_empty());
+}
+
+#[test]
 fn a_call_that_ends_unanswered_is_ended_at_once() {
     let mut world = World::settled(5, &[V62]);
     world.invite("a");
@@ -193,6 +253,35 @@ fn last_modified_goes_to_who_has_shown_it() {
 }
 
 #[test]
+fn last_modified_is_right_again_after_a_clock_was_wrong_for_a_moment() {
+    let mut world = World::settled(84, &[V62]);
+    let hour = 3_600_000;
+    world.kamailios[0].ahead = hour;
+    world.kamailio(0, |now, it| it.invite(now, "wrong", 4_001));
+    world.run(ms(100));
+    world.call("before");
+    world.kamailios[0].ahead = 0;
+    for (i, seconds) in [10, 61, 61].into_iter().enumerate() {
+        world.run(ms(seconds * 1_000));
+        let call_id = format!("right {i}");
+        world.kamailio(0, |now, it| it.invite(now, &call_id, 4_002 + i as u32));
+        world.run(ms(100));
+    }
+    world.said.clear();
+    let wall = world.clock().wall / 1000;
+    world.call("after");
+    for said in &world.said {
+        let at = said.last_modified().unwrap();
+        assert!((wall..=wall + 2).contains(&at), "{}", at - wall);
+    }
+    // One that was written by the wrong clock there is ended all the same.
+    world.bye("before");
+    world.run(ms(100));
+    let ended = &world.kamailios[0].dialogs[&did("before")];
+    assert_eq!(ended.state, WireState::Deleted);
+}
+
+#[test]
 fn a_returned_node_is_told_what_it_missed() {
     let mut world = World::settled(9, &[V56]);
     world.call("a");
@@ -247,7 +336,9 @@ fn a_restarted_node_gets_everything_and_nobody_else_does() {
 
 #[test]
 fn a_restarted_node_is_told_no_state_of_what_it_has_lost() {
-    for seed in 20..30 {
+    // Ends are remembered for 64 s.
+    let away = [20_000, 100_000].into_iter().cycle();
+    for (seed, away) in (20..40).zip(away) {
         let mut world = World::settled(seed, &[V56, V56]);
         for call_id in ["goes on", "ends", "ends before", "ends after"] {
             world.call(call_id);
@@ -261,7 +352,7 @@ fn a_restarted_node_is_told_no_state_of_what_it_has_lost() {
         world.run(ms(1_000));
         world.cut.insert(stock(0));
         world.bye("ends");
-        world.run(ms(20_000));
+        world.run(ms(away));
         world.cut.remove(&stock(0));
         world.kamailio(0, |_, it| it.restart());
         world.run(ms(1_000));
@@ -310,6 +401,33 @@ fn what_ended_meanwhile_ends_at_a_node_that_asks_without_having_restarted() {
     assert_eq!(known, [b"goes on"]);
     let errors = kamailio.log.iter().filter(|line| line.starts_with("ERROR"));
     assert_eq!(errors.count(), 0, "{:?}", kamailio.log);
+}
+
+#[test]
+fn what_ended_and_was_forgotten_meanwhile_ends_at_a_node_that_was_only_cut_off() {
+    for seed in 41..51 {
+        let mut world = World::settled(seed, &[V56, V62]);
+        for call_id in ["goes on", "ends"] {
+            world.call(call_id);
+        }
+        world.cut.extend([stock(0), stock(1)]);
+        world.bye("ends");
+        world.run(ms(100_000));
+        assert_eq!(state(&world, &key("ends")), None);
+        world.cut.clear();
+        world.run(ms(60_000));
+        for kamailio in &world.kamailios {
+            let known: Vec<_> = kamailio.dialogs.keys().copied().collect();
+            assert_eq!(known, [did("goes on")], "seed {seed}");
+            let errors = kamailio.log.iter().filter(|line| line.starts_with("ERROR"));
+            assert_eq!(errors.count(), 0, "seed {seed}: {:?}", kamailio.log);
+        }
+        assert_ne!(
+            state(&world, &key("ends")),
+            Some(DialogState::Confirmed),
+            "seed {seed}"
+        );
+    }
 }
 
 /// Another Tandem member owns the call, which it has ended, and is lost `after` that.
@@ -363,6 +481,73 @@ fn what_ended_at_a_lost_member_is_freed_by_every_node_and_none_complains() {
         assert_eq!(known, [did("goes on")], "{i}");
         assert_eq!(kamailio.log, [""; 0], "{i}");
     }
+}
+
+#[test]
+fn what_is_ours_and_lost_here_is_freed_by_every_node_and_none_complains() {
+    for (i, is_known) in [true, false].into_iter().enumerate() {
+        let mut world = World::settled(65 + i as u64, &[V56]);
+        world.call("goes on");
+        world.said.clear();
+        if is_known {
+            let left = Dialog {
+                call_id: "lost".into(),
+                ..world.kamailios[0].dialogs[&did("goes on")].clone()
+            };
+            world.kamailio(0, |_, it| it.dialogs.insert(did("lost"), left));
+        }
+        // As when another member tells of it: it is over, and nobody here had heard of it.
+        let held = world.ours.replica.dialogs().dialog(&key("goes on"));
+        let lost = DialogRecord {
+            state: DialogState::Ended,
+            end: Some(End {
+                at: world.clock().wall / 1000,
+                cause: Cause::Expired,
+            }),
+            ..held.unwrap().record.clone()
+        };
+        world.write(|now, replica| {
+            replica.merge_dialog(now, key("lost"), lost, ms(60_000), Origin::Local)
+        });
+        assert!(world.ours.channel.owes_ends());
+        world.run(ms(6_000));
+        assert_eq!(world.words(0), ["UPDATE(5)", "RM"]);
+        let kamailio = &world.kamailios[0];
+        let known: Vec<_> = kamailio.dialogs.keys().copied().collect();
+        assert_eq!(known, [did("goes on")]);
+        assert_eq!(kamailio.log, [""; 0]);
+        assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 1);
+    }
+}
+
+#[test]
+fn what_begins_and_ends_within_a_moment_is_not_told() {
+    let mut world = World::settled(67, &[V56]);
+    let seen = |to_tag: &str, what| Observation {
+        call_id: b"a".as_slice().into(),
+        h_id: Some(h_id("a")),
+        from_tag: (*b"caller").into(),
+        to_tag: to_tag.as_bytes().into(),
+        what,
+    };
+    world.write(|now, replica| {
+        let invited = Observed::Invited {
+            from_uri: (*b"sip:alice@lab.example").into(),
+            to_uri: (*b"sip:bob@lab.example").into(),
+            request_uri: (*b"sip:bob@10.9.0.2").into(),
+            caller: leg(1, "sip:alice@10.9.0.1"),
+        };
+        replica.observe(now, seen("", invited));
+        replica.observe(
+            now,
+            seen("callee", Observed::Rang(leg(0, "sip:bob@10.9.0.2"))),
+        );
+        replica.observe(now, seen("callee", Observed::Ended(Cause::Failed)));
+    });
+    assert_eq!(state(&world, &key("a")), Some(DialogState::Ended));
+    world.run(ms(60_000));
+    assert_eq!(world.words(0), [""; 0]);
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
 }
 
 #[test]

@@ -566,6 +566,102 @@ fn a_clock_that_nobody_can_believe_orders_nothing() {
     }
 }
 
+const HOUR: u64 = 3_600_000;
+
+/// Writes as this node, and returns how far ahead of our clock Kamailio 0 was told that this is.
+fn told_ahead(world: &mut World, key: &str, value: &str) -> i64 {
+    world.said.clear();
+    let wall = world.clock().wall as i64;
+    world.set(LONG, key, value);
+    world.run(ms(100));
+    let said = world.said.iter().find(|said| said.to == stock(0)).unwrap();
+    said.last_modified().unwrap() as i64 - wall
+}
+
+/// Has Kamailio 0 write something new, and so show its clock.
+fn show_clock(world: &mut World) {
+    let key = format!("at {:?}", world.now);
+    world.kamailio(0, |now, it| it.set(now, LONG, &key, "1"));
+    world.run(ms(100));
+}
+
+#[test]
+fn a_node_whose_clock_was_wrong_for_a_moment_is_told_right_times_again() {
+    let mut world = World::settled(43, &[V62, V62]);
+    world.kamailios[0].ahead = HOUR as i64;
+    world.kamailio(0, |now, it| it.set(now, LONG, "theirs", "1"));
+    world.run(ms(1_000));
+    let told = told_ahead(&mut world, "early", "1");
+    assert!(
+        told.abs_diff(HOUR as i64) < 100,
+        "it would ignore us: {told}"
+    );
+    world.kamailios[0].ahead = 0;
+    for seconds in [10, 61, 61] {
+        world.run(ms(seconds * 1_000));
+        show_clock(&mut world);
+    }
+    // That follows what the key had, and is no look at its clock.
+    world.kamailio(0, |now, it| it.set(now, LONG, "theirs", "1 again"));
+    world.run(ms(1_000));
+    let told = told_ahead(&mut world, "later", "1");
+    assert!((0..10).contains(&told), "{told}");
+    // Two keys have times of an hour from now there: these have to be exceeded, and nothing else.
+    for value in ["2", "3"] {
+        for key in ["early", "theirs"] {
+            let told = told_ahead(&mut world, key, value);
+            assert!(told.abs_diff(HOUR as i64) < 300_000, "{key}: {told}");
+            assert_eq!(world.kamailios[0].value(LONG, key), Some(&text(value)));
+        }
+        let told = told_ahead(&mut world, "later", value);
+        assert!((0..10).contains(&told), "{told}");
+    }
+    world.kamailio(0, |now, it| it.set(now, LONG, "theirs", "bumped"));
+    world.run(ms(1_000));
+    world.kamailio(1, |now, it| it.set(now, LONG, "later", "newest"));
+    world.run(ms(1_000));
+    let told = told_ahead(&mut world, "other", "1");
+    assert!((0..10).contains(&told), "{told}");
+    for kamailio in &world.kamailios {
+        assert_eq!(kamailio.value(LONG, "later"), Some(&text("newest")));
+        assert_eq!(kamailio.value(LONG, "theirs"), Some(&text("bumped")));
+    }
+}
+
+#[test]
+fn our_clock_that_was_wrong_for_a_moment_moves_no_later_time() {
+    let mut world = World::settled(44, &[V62]);
+    show_clock(&mut world);
+    for ahead in [-(HOUR as i64), HOUR as i64] {
+        world.wall_stands_at = Some(world.clock().wall.saturating_add_signed(ahead));
+        world.kamailios[0].ahead = -ahead;
+        show_clock(&mut world);
+        told_ahead(&mut world, "k", &format!("wrong by {ahead}"));
+        world.wall_stands_at = None;
+        world.kamailios[0].ahead = 0;
+        world.run(ms(1_000));
+        let told = told_ahead(&mut world, "other", &format!("right after {ahead}"));
+        // A step of our clock takes what we write along by a minute.
+        assert!((0..=60_000).contains(&told), "{told}");
+    }
+}
+
+#[test]
+fn what_a_node_has_shown_of_its_clock_is_forgotten_when_it_goes_away() {
+    let mut world = World::settled(45, &[V62]);
+    world.kamailios[0].ahead = HOUR as i64;
+    show_clock(&mut world);
+    let is_shown = |world: &World| world.ours.channel.status().nodes[0].last_modified_shown;
+    assert!(is_shown(&world));
+    cut(&mut world, 0);
+    assert!(!is_shown(&world));
+    world.kamailios[0].ahead = 0;
+    heal(&mut world);
+    assert!(is_shown(&world), "its cells do");
+    let told = told_ahead(&mut world, "k", "1");
+    assert!((0..10).contains(&told), "{told}");
+}
+
 #[test]
 fn what_was_written_within_a_millisecond_becomes_one() {
     let mut world = World::settled(42, &[V62]);

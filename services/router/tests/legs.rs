@@ -45,7 +45,7 @@ fn contacts(bench: &Bench) -> [String; 2] {
 
 /// Those of every dialog of the call.
 fn all_contacts(bench: &Bench) -> Vec<[String; 2]> {
-    bench.router.inspect_node(|node| {
+    bench.router.element.inspect_node(|node| {
         let dialogs = node.replication().unwrap().replica().dialogs();
         let held = dialogs.of_call(b"x");
         held.map(|(_, held)| contacts_in(&held.record)).collect()

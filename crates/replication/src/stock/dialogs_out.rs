@@ -3,8 +3,9 @@
 //! A dialog that the node does not know is told whole in the state it has; then its state when that
 //! rises, all of it when variables or profiles change, and STATE(4) again when a leg of a confirmed
 //! dialog has moved. A node that was away or asked for everything may have started anew or not: a STATE
-//! for a dialog that it does not know makes it log an ERROR, so it is told whole of every dialog. What it
-//! is told of ends is in `ends`. Source: PROTOCOL 5.
+//! for a dialog that it does not know makes it log an ERROR, so it is told whole of every dialog. One that it
+//! refuses it is told again, ever more seldom, while it goes on. What it is told of ends is in `ends`. Source:
+//! PROTOCOL 5.
 
 mod ends;
 
@@ -20,9 +21,11 @@ use dmq_bodies::{
 use siphasher::sip::SipHasher24;
 
 use super::node::{Line, Node, Scan, Sending, Sent};
+use super::sync::again_after;
 use super::{Counters, DIALOG_CHANNEL, SCAN_QUEUE, TOLD_MAX};
+use crate::clock::Now;
 use crate::numbers::Numbers;
-use crate::record::{DialogKey, DialogRecord, DialogState, Leg, Text};
+use crate::record::{DialogKey, DialogRecord, DialogState, Leg, Ownership, Text};
 use crate::replica::Replica;
 use ends::Ending;
 
@@ -69,16 +72,21 @@ pub(super) struct Told {
     content: Option<Content>,
     /// It may have lost or missed something since.
     is_stale: bool,
-    /// It will not have it.
+    /// It will not have it, not before `again_at` if that is known.
     is_refused: bool,
+    again_at: Option<Instant>,
+    /// How often in a row.
+    refusals: u32,
     /// An UPDATE or STATE may still be under way although nobody waits for its answer.
     is_in_doubt: bool,
     in_flight: Option<(dmq::RequestId, Step)>,
     is_queued: bool,
     ending: Option<Ending>,
     ended_at: Option<Instant>,
-    /// The greatest `last_modified` that the node has shown with it, in seconds by its clock.
+    /// The greatest `last_modified` that the node has shown with it, in seconds by its clock, and the last that it
+    /// was told.
     heard: u64,
+    dated: u64,
 }
 
 impl Told {
@@ -86,10 +94,15 @@ impl Told {
         self.ending.is_some()
     }
 
+    fn is_unsaid(&self) -> bool {
+        self.ending == Some(Ending::Unsaid)
+    }
+
     /// The node went away; tells whether there is anything left to remember.
     pub(super) fn lose(&mut self) -> bool {
         self.withdraw();
         self.is_queued = false;
+        self.refusals = 0;
         self.mistrust();
         self.content.is_some() || self.is_in_doubt || self.ending.is_some()
     }
@@ -127,6 +140,13 @@ impl Told {
         }
     }
 
+    /// The node refuses what it was told; returns when it is told again.
+    fn refuse(&mut self, now: Instant) -> Instant {
+        self.is_refused = true;
+        self.refusals = self.refusals.saturating_add(1);
+        now + again_after(self.refusals)
+    }
+
     /// The node has taken what it was told.
     fn take(&mut self, step: Step, sent: Content) {
         let known = self.content;
@@ -143,6 +163,7 @@ impl Told {
         }
         self.content = Some(content);
         self.is_stale &= step != Step::Update;
+        self.refusals = 0;
     }
 }
 
@@ -312,10 +333,17 @@ impl Node {
             let told = self.dialogs.get(&key);
             let step = told.and_then(|told| told.next(line.now.monotonic, record));
             let Some(step) = step else {
+                if told.is_some_and(Told::is_unsaid) {
+                    self.dialogs.remove(&key);
+                }
                 self.unqueue_dialog(&key);
                 continue;
             };
-            let at = self.dialog_clock(line.now);
+            let seen = told.map_or(0, |told| told.heard.max(told.dated));
+            let at = self.dialog_time(line.now, seen);
+            let is_forgotten = step == Step::EndWhole && record.is_none();
+            let forgotten = is_forgotten.then(|| forgotten(line.now, line.address));
+            let record = record.or(forgotten.as_ref());
             let body = body_of(step, &key, record, numbers.did(&key), at, self.iflags_shown);
             let (body, content) = (
                 body.as_ref().map(|(body, _)| body.clone()),
@@ -333,6 +361,7 @@ impl Node {
                     self.unqueue_dialog(&key);
                     if let Some(told) = self.dialogs.get_mut(&key) {
                         told.in_flight = Some((request, step));
+                        told.dated = at.unwrap_or(told.dated);
                     }
                     let content = content.unwrap_or(ENDED);
                     self.requests
@@ -383,8 +412,11 @@ impl Node {
                 Some(now)
             }
             (Step::Update | Step::State, _) => {
-                told.is_refused = true;
-                None
+                let at = told.refuse(now);
+                if let Some(former) = told.again_at.replace(at) {
+                    self.later.remove(&(former, key.clone()));
+                }
+                Some(at)
             }
             (Step::End | Step::EndWhole, _) => {
                 told.take_end(now, step, (200..=299).contains(&status))
@@ -412,6 +444,20 @@ const ENDED: Content = Content {
     extras: 0,
 };
 
+/// Returns all that a node needs to be told of a dialog that is over and forgotten here: it ends what it
+/// has, or takes this for a dialog until RM (PROTOCOL 5.4).
+fn forgotten(now: Now, node: SocketAddr) -> DialogRecord {
+    let ownership = Ownership {
+        epoch: 0,
+        owner: node,
+    };
+    DialogRecord {
+        state: DialogState::Ended,
+        created: now.wall_seconds(),
+        ..DialogRecord::new(ownership)
+    }
+}
+
 /// Writes a message; `None` when it would be too long.
 fn body_of(
     step: Step,
@@ -434,7 +480,7 @@ fn body_of(
             last_modified,
             change: state_told(record),
         })),
-        (Step::End | Step::EndWhole | Step::Update | Step::State, _) => {
+        (Step::End, _) | (Step::EndWhole | Step::Update | Step::State, None) => {
             DialogMessage::State(Box::new(StateChange {
                 did,
                 last_modified,

@@ -4,7 +4,7 @@
 //! those lose or repeat, it does not: one request at a time about each dialog and key, always with the
 //! newest content, and a comparison of tables after each return of a node. By file: `dialogs_out`,
 //! `dialogs_in`, `tables_out`, `tables_in`, `sync` (asking and answering for everything), `repair` (who
-//! is right about what differs), `node` (what is known of one).
+//! is right about what differs), `node` (what is known of one), `shown_clock` (what time it is there).
 //!
 //! Not here: which nodes are Kamailio nodes, who is alive, transmission. Source: Kamailio dialog,
 //! dlg_dmq.c, and htable, ht_dmq.c, as seen on the wire; docs/replication.md.
@@ -14,6 +14,7 @@ mod dialogs_out;
 mod held_back;
 mod node;
 mod repair;
+mod shown_clock;
 mod sync;
 mod tables_in;
 mod tables_out;
@@ -54,6 +55,8 @@ pub const ENTRIES_PENDING_MAX: usize = 200_000;
 pub const CELLS_MAX: usize = 500_000;
 /// STATEs that wait for their UPDATE; beyond it they are dropped, counted.
 pub const HELD_BACK_MAX: usize = 4096;
+/// Keys that a node was told with a time far ahead; beyond it all are forgotten, and a later write may not count there.
+pub const TOLD_AHEAD_MAX: usize = 65_536;
 /// Lifetimes that wait for their value; beyond it they are dropped, counted.
 pub const EARLY_MAX: usize = 1024;
 /// Comparisons in a row without a difference, after which a node is left alone.
@@ -130,7 +133,7 @@ pub struct NodeStatus {
     pub comparisons: u64,
     /// Whether it numbers table operations as Kamailio up to 5.4 did.
     pub old_numbering: bool,
-    /// Whether it has shown `last_modified` on either channel (6.2).
+    /// Whether it has shown `last_modified` on either channel (6.2) since it takes messages.
     pub last_modified_shown: bool,
     /// How often it was asked for everything.
     pub syncs_asked: u64,
@@ -269,9 +272,8 @@ impl Channel {
                     return;
                 }
                 self.numbers.note_ended(key);
-                let is_new = change.before.is_none();
                 for node in self.nodes.values_mut() {
-                    node.note_end(now, key, is_local, is_new);
+                    node.note_end(now, key, is_local, change.before);
                 }
             }
             Key::Entry(key) => {
@@ -559,7 +561,7 @@ impl Channel {
             compared: node.compared,
             comparisons: node.comparisons,
             old_numbering: node.numbering == Numbering::Old,
-            last_modified_shown: node.dialogs_ahead.or(node.tables_ahead).is_some(),
+            last_modified_shown: node.is_dated(),
             syncs_asked: node.syncs_asked,
             syncs_answered: node.syncs_answered,
             hash_size_candidates: node

@@ -8,10 +8,11 @@ use dmq::{Bus, RequestId, Schedule};
 use dmq_bodies::{Numbering, TableDialect};
 
 use super::dialogs_out::{Content, Step, Told};
+use super::shown_clock::ShownClock;
 use super::sync::{Asked, CellsAnswer};
 use super::tables_out::{EntryStep, EntryWork};
-use super::{Counters, WINDOW};
-use crate::clock::Now;
+use super::{Counters, TOLD_AHEAD_MAX, WINDOW};
+use crate::clock::{AHEAD_MAX, Now};
 use crate::entries::{EntryKey, Write};
 use crate::record::DialogKey;
 use crate::replica::SHOWN_AHEAD_MAX;
@@ -47,7 +48,7 @@ pub(super) struct Node {
     pub(super) withdrawn: Vec<RequestId>,
     pub(super) dialogs: BTreeMap<DialogKey, Told>,
     pub(super) dialog_queue: VecDeque<DialogKey>,
-    /// What is to be said of dialogs that are over, and when.
+    /// What is to be said of dialogs that are over or were refused, and when.
     pub(super) later: BTreeSet<(Instant, DialogKey)>,
     /// The dialogs to be told anew from this partition on.
     pub(super) scan: Option<(Scan, u8)>,
@@ -62,14 +63,18 @@ pub(super) struct Node {
     /// When the one is answered that came too soon after that.
     pub(super) dialogs_due: Option<Instant>,
     pub(super) numbering: Numbering,
-    /// How far its clock is ahead of ours in dialog messages, in seconds, once it has shown it.
-    pub(super) dialogs_ahead: Option<u64>,
-    /// The same of table messages, in milliseconds.
-    pub(super) tables_ahead: Option<u64>,
+    /// Its clock in dialog messages.
+    dialog_clock: ShownClock,
+    /// Its clock in what it writes into tables.
+    table_clock: ShownClock,
+    /// Whether it has shown `last_modified` of an entry.
+    pub(super) is_table_dated: bool,
     /// Whether it has shown `iflags`: only then it knows them.
     pub(super) iflags_shown: bool,
-    /// The last `last_modified` that a table operation to it carried.
-    pub(super) last_written: u64,
+    /// The last `last_modified` that a table operation to it carried, and those of the keys that are far ahead of
+    /// what it may carry now.
+    last_written: u64,
+    told_ahead: BTreeMap<EntryKey, u64>,
     /// Tables that it has refused: it has none of that name.
     pub(super) unknown_tables: BTreeSet<Bytes>,
     pub(super) wants_dialogs: bool,
@@ -111,10 +116,12 @@ impl Default for Node {
             dialogs_answered: None,
             dialogs_due: None,
             numbering: Numbering::New,
-            dialogs_ahead: None,
-            tables_ahead: None,
+            dialog_clock: ShownClock::default(),
+            table_clock: ShownClock::default(),
+            is_table_dated: false,
             iflags_shown: false,
             last_written: 0,
+            told_ahead: BTreeMap::new(),
             unknown_tables: BTreeSet::new(),
             wants_dialogs: false,
             wants_tables: false,
@@ -165,7 +172,10 @@ impl Node {
         self.entries.clear();
         self.entry_queue.clear();
         self.answer = None;
+        (self.dialog_clock, self.table_clock) = Default::default();
+        self.is_table_dated = false;
         self.dialogs.retain(|_, told| told.lose());
+        self.later.retain(|(_, key)| self.dialogs.contains_key(key));
     }
 
     pub(super) fn scan_from_start(&mut self, scan: Scan) {
@@ -180,39 +190,75 @@ impl Node {
     pub(super) fn table_dialect(&self) -> TableDialect {
         TableDialect {
             numbering: self.numbering,
-            last_modified: self.tables_ahead.is_some(),
+            last_modified: self.is_table_dated,
         }
+    }
+
+    /// Tells whether it has shown `last_modified` since it came up.
+    pub(super) fn is_dated(&self) -> bool {
+        self.is_table_dated || self.dialog_clock.is_seen()
     }
 
     /// Takes note of a `last_modified` in a dialog message, in seconds.
     pub(super) fn see_dialog_clock(&mut self, now: Now, shown: Option<u64>) {
-        let ahead = shown.map(|shown| shown.saturating_sub(now.wall_seconds()));
-        self.dialogs_ahead = self.dialogs_ahead.max(ahead);
+        if let Some(shown) = shown {
+            let shown = shown.saturating_mul(1000);
+            self.dialog_clock.see(now.monotonic, shown);
+        }
     }
 
-    /// Takes note of a `last_modified` in a table message, in milliseconds.
-    pub(super) fn see_table_clock(&mut self, now: Now, shown: Option<u64>) {
-        let ahead = shown.map(|shown| shown.saturating_sub(now.wall));
-        self.tables_ahead = self.tables_ahead.max(ahead);
+    /// Takes note of a `last_modified` with which it wrote an entry, in milliseconds. One that `follows` what the
+    /// entry had before shows that and not its clock (PROTOCOL 4.4).
+    pub(super) fn see_written(
+        &mut self,
+        now: Now,
+        key: &EntryKey,
+        shown: Option<u64>,
+        follows: bool,
+    ) {
+        let Some(shown) = shown else { return };
+        self.is_table_dated = true;
+        let told = self.told_ahead.get(key);
+        if !follows && told.is_none_or(|told| shown > told + 1) {
+            self.table_clock.see(now.monotonic, shown);
+        }
     }
 
-    /// Returns `last_modified` of a dialog message: by its own clock if that is ahead, or it would
-    /// ignore us (PROTOCOL 9.11), but never beyond what we believe of clocks.
-    pub(super) fn dialog_clock(&self, now: Now) -> Option<u64> {
-        let ahead = self.dialogs_ahead?.min(SHOWN_AHEAD_MAX.as_secs());
-        Some(now.wall_seconds() + ahead)
+    /// Returns `last_modified` of a dialog message: by its own clock if that is ahead, and not before what it has
+    /// `seen` with the dialog, or it would ignore us (PROTOCOL 9.11), but never beyond what we believe of clocks.
+    pub(super) fn dialog_time(&self, now: Now, seen: u64) -> Option<u64> {
+        let theirs = self.dialog_clock.read(now.monotonic)?.div_ceil(1000);
+        let most = now.wall_seconds() + SHOWN_AHEAD_MAX.as_secs();
+        Some(theirs.max(seen).min(most).max(now.wall_seconds()))
     }
 
-    /// Returns `last_modified` of a table operation: grows with each, as equal ones are ignored.
-    pub(super) fn table_clock(&mut self, now: Now, write: Write) -> Option<u64> {
-        let ahead = self.tables_ahead?.min(SHOWN_AHEAD_MAX.as_millis() as u64);
+    /// Returns `last_modified` of a table operation: grows with each, as equal ones are ignored. What a wrong clock
+    /// has told of one key has to be exceeded there, and nowhere else.
+    pub(super) fn table_time(&mut self, now: Now, key: &EntryKey, write: Write) -> Option<u64> {
+        if !self.is_table_dated {
+            return None;
+        }
+        let theirs = self.table_clock.read(now.monotonic).unwrap_or(0);
+        let most = SHOWN_AHEAD_MAX.as_millis() as u64;
+        let ahead = theirs.saturating_sub(now.wall).min(most);
         let written = match write.stamp {
             // It was adopted: nobody knows when it was written.
             stamp if stamp.clock == 0 => now.wall,
             stamp => stamp.wall(),
         };
-        let written = written.saturating_add(ahead).max(write.shown);
-        self.last_written = written.max(self.last_written.saturating_add(1));
+        let told = self.told_ahead.get(key).copied().unwrap_or(0);
+        let over = write.shown.max(told).saturating_add(1);
+        let time = written.saturating_add(ahead).max(over);
+        let far = now.wall.saturating_add(AHEAD_MAX.as_millis() as u64);
+        if time > far {
+            if self.told_ahead.len() >= TOLD_AHEAD_MAX {
+                self.told_ahead.clear();
+            }
+            self.told_ahead.insert(key.clone(), time);
+            return Some(time);
+        }
+        let last = Some(self.last_written).filter(|last| *last <= far);
+        self.last_written = time.max(last.unwrap_or(0) + 1);
         Some(self.last_written)
     }
 }

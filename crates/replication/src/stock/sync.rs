@@ -42,7 +42,7 @@ const DIALOGS_MAX: Duration = Duration::from_secs(20);
 const ANSWERS_APART: Duration = Duration::from_secs(1);
 
 /// Between two requests for tables to one node. Twice as long after each comparison but the first in a row that
-/// found a difference: what it never takes is offered ever more seldom.
+/// found a difference: what it never takes is offered ever more seldom. So is a dialog that it refuses.
 const TABLES_AGAIN: Duration = Duration::from_secs(60);
 
 /// The longest pause that comes of that.
@@ -207,6 +207,12 @@ impl CellsAnswer {
     }
 }
 
+/// Returns the pause after a node has lacked or refused something for so many times in a row.
+pub(super) fn again_after(times: u32) -> Duration {
+    let pause = TABLES_AGAIN.saturating_mul(1 << times.saturating_sub(1).min(8));
+    pause.min(TABLES_AGAIN_MAX)
+}
+
 /// Returns an entry as a cell; `None` for what is gone, and for what does not end in a table where
 /// things do: a cell cannot say that, and Kamailio leaves it out too.
 fn cell(now: Now, replica: &Replica, key: &EntryKey) -> Option<Cell> {
@@ -356,8 +362,7 @@ impl Node {
 
     /// Returns when it may be asked for tables again.
     fn tables_again(&self) -> Option<Instant> {
-        let pause = TABLES_AGAIN.saturating_mul(1 << self.rounds.saturating_sub(1).min(8));
-        Some(self.tables_asked? + pause.min(TABLES_AGAIN_MAX))
+        Some(self.tables_asked? + again_after(self.rounds))
     }
 
     /// Returns when it may be asked for what it is to be asked for.

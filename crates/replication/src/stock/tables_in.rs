@@ -85,10 +85,12 @@ impl Channel {
                 value,
                 last_modified,
             } => {
-                let shown = self.node(node);
-                shown.see_table_clock(now, last_modified);
-                shown.unknown_tables.remove(&table);
                 let key = EntryKey { table, key };
+                let before = last_modified.map(|at| at.saturating_sub(1));
+                let follows = replica.entries().is_overtaken(&key, before);
+                let writer = self.node(node);
+                writer.see_written(now, &key, last_modified, follows);
+                writer.unknown_tables.remove(&key.table);
                 let is_overtaken = replica.entries().is_overtaken(&key, last_modified);
                 self.counters.overtaken += u64::from(is_overtaken);
                 let origin = Origin::Stock(node);
@@ -173,9 +175,9 @@ impl Channel {
         cells: Vec<Cell>,
         bytes: usize,
     ) {
-        for cell in &cells {
-            self.node(node).see_table_clock(now, cell.last_modified);
-        }
+        // They show when they were written, by whatever clock, and so nothing of the time it is there.
+        let mut dates = cells.iter().map(|cell| cell.last_modified);
+        self.node(node).is_table_dated |= dates.any(|date| date.is_some());
         let asking = self.asking.as_mut();
         let asked = asking.filter(|asking| asking.node == node && asking.what == Asked::Tables);
         if let Some(asking) = asked {

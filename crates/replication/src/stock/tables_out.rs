@@ -158,7 +158,7 @@ impl Node {
             table,
             key: name,
             value,
-            last_modified: self.table_clock(line.now, record.write),
+            last_modified: self.table_time(line.now, key, record.write),
         };
         Some((message, step, then))
     }
@@ -169,7 +169,7 @@ impl Node {
         self.wants_tables |= !is_taken;
         match (step, status) {
             // An older Kamailio has come in place of one that knew the field.
-            (EntryStep::Value, 400) => self.tables_ahead = None,
+            (EntryStep::Value, 400) => self.is_table_dated = false,
             (EntryStep::Value, 500) => {
                 self.unknown_tables.insert(key.table.clone());
             }

@@ -76,7 +76,7 @@ pub struct Kamailio {
     pub executed: u64,
     /// A key that it answers 400 for, whatever the reason.
     pub refuses: Option<Bytes>,
-    /// It has no shared memory left: it takes no value.
+    /// It has no shared memory left: it takes no value and no dialog whole.
     pub is_full: bool,
     inbox: BTreeMap<(Instant, u64), (SocketAddr, Vec<u8>)>,
     pending: BTreeMap<Vec<u8>, Pending>,
@@ -473,6 +473,9 @@ impl Kamailio {
                 let known = self.dialogs.get(&update.did);
                 if known.is_some_and(|it| is_older(it, update.last_modified)) {
                     return 200;
+                }
+                if self.is_full {
+                    return self.complain(500, "no memory");
                 }
                 self.update(now, update)
             }

@@ -126,6 +126,12 @@ impl Said {
             TableMessage::Cells(cells) => format!("CELLS {}", cells.len()),
         }
     }
+
+    /// The `last_modified` of a message about a dialog, in seconds, or of a SET, in milliseconds.
+    pub fn last_modified(&self) -> Option<u64> {
+        let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        body["last_modified"].as_u64()
+    }
 }
 
 /// One node of ours.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{Step, Told};
 use crate::clock::Now;
-use crate::record::DialogKey;
+use crate::record::{DialogKey, DialogState};
 use crate::stock::TOLD_MAX;
 use crate::stock::node::Node;
 
@@ -34,6 +34,8 @@ pub(super) enum Ending {
     Remove { at: Instant, again: bool },
     /// Both are to be told once more, not before that.
     Repeat { at: Instant },
+    /// It was over before anybody could be told of it.
+    Unsaid,
 }
 
 impl Ending {
@@ -43,7 +45,7 @@ impl Ending {
             Self::State { .. } if is_stale => Some(Step::EndWhole),
             Self::State { .. } => Some(Step::End),
             Self::Remove { at, .. } => (at <= now).then_some(Step::Remove),
-            Self::Repeat { .. } => None,
+            Self::Repeat { .. } | Self::Unsaid => None,
         }
     }
 
@@ -51,7 +53,7 @@ impl Ending {
     pub(super) fn mistrusted(self) -> Self {
         match self {
             Self::Remove { again: false, .. } => Self::State { again: false },
-            Self::State { .. } | Self::Remove { .. } | Self::Repeat { .. } => self,
+            Self::State { .. } | Self::Remove { .. } | Self::Repeat { .. } | Self::Unsaid => self,
         }
     }
 
@@ -64,12 +66,25 @@ impl Ending {
     fn is_first(self) -> bool {
         match self {
             Self::State { again } | Self::Remove { again, .. } => !again,
-            Self::Repeat { .. } => false,
+            Self::Repeat { .. } | Self::Unsaid => false,
         }
     }
 }
 
 impl Told {
+    /// What was not to be told before now is.
+    fn wake(&mut self, now: Instant) {
+        if self.again_at.is_some_and(|at| at <= now) {
+            self.again_at = None;
+            self.is_refused = false;
+        }
+        if let Some(Ending::Repeat { at }) = self.ending
+            && at <= now
+        {
+            self.ending = Some(Ending::State { again: true });
+        }
+    }
+
     /// The end was told as far as `step`; returns when it goes on, or `None` when all is said.
     pub(super) fn take_end(&mut self, now: Instant, step: Step, is_known: bool) -> Option<Instant> {
         let (again, is_state) = match (self.ending, step) {
@@ -94,9 +109,19 @@ impl Told {
 }
 
 impl Node {
-    /// A dialog is over. `by_us` tells that no other node says so, `is_new` that it was over before
-    /// anybody could be told of it.
-    pub(crate) fn note_end(&mut self, now: Now, key: &DialogKey, by_us: bool, is_new: bool) {
+    /// A dialog is over that was in state `before` here. `by_us` tells that no other node says so.
+    pub(crate) fn note_end(
+        &mut self,
+        now: Now,
+        key: &DialogKey,
+        by_us: bool,
+        before: Option<DialogState>,
+    ) {
+        if by_us && before.is_none() {
+            // Others knew of it and we did not; what this node knows, nobody can tell.
+            self.note_inherited(now.monotonic, key);
+            return;
+        }
         let is_held = self.dialogs.contains_key(key);
         let is_told = self.is_up && by_us && self.dialogs.len() < TOLD_MAX;
         if !is_held && !is_told {
@@ -104,21 +129,26 @@ impl Node {
         }
         let told = self.dialogs.entry(key.clone()).or_default();
         if told.is_ending() {
+            // Its beginning was noted in the same moment: it is ours, and new.
+            let is_unsaid = told.content.is_none() && told.ended_at == Some(now.monotonic);
+            if is_unsaid && before != Some(DialogState::Ended) {
+                told.ending = Some(Ending::Unsaid);
+            }
             return;
         }
-        told.is_refused |= is_new;
         if let Some(request) = told.withdraw() {
             self.requests.remove(&request);
             self.withdrawn.push(request);
         }
+        if let Some(at) = told.again_at.take() {
+            self.later.remove(&(at, key.clone()));
+        }
         // What was there before the node was, others have told it.
-        let may_know = told.content.is_some() || told.is_stale || told.is_in_doubt || !is_held;
+        let may_have_heard = told.is_stale || told.is_in_doubt || !is_held;
+        let may_know = told.content.is_some() || may_have_heard && !told.is_refused;
         told.ended_at = Some(now.monotonic);
-        if told.is_refused || !may_know {
-            // Remembered as refused while it is queued: more may be noted of a dialog that is new.
-            if !is_new {
-                self.dialogs.remove(key);
-            }
+        if !may_know {
+            self.dialogs.remove(key);
         } else if by_us {
             told.ending = Some(Ending::State { again: false });
             self.queue_dialog(key);
@@ -131,8 +161,9 @@ impl Node {
         }
     }
 
-    /// A dialog ended at a node which was lost before it can have told this to the end. It is told whole:
-    /// whether the node knows of it, of its end, or has freed it is unknown, and so it complains of nothing.
+    /// A dialog ended at a node which was lost before it can have told this to the end, or which has forgotten
+    /// it. It is told whole: whether the node knows of it, of its end, or has freed it is unknown, and so it
+    /// complains of nothing.
     pub(crate) fn note_inherited(&mut self, now: Instant, key: &DialogKey) {
         if !self.is_up || self.dialogs.len() >= TOLD_MAX && !self.dialogs.contains_key(key) {
             return;
@@ -176,11 +207,8 @@ impl Node {
             && *at <= now
             && let Some((_, key)) = self.later.pop_first()
         {
-            if let Some(told) = self.dialogs.get_mut(&key)
-                && let Some(Ending::Repeat { at }) = told.ending
-                && at <= now
-            {
-                told.ending = Some(Ending::State { again: true });
+            if let Some(told) = self.dialogs.get_mut(&key) {
+                told.wake(now);
             }
             self.queue_dialog(&key);
         }
