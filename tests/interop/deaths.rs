@@ -93,7 +93,9 @@ fn a_router_that_is_back_at_once_loses_no_ringing_call() {
     assert!(slowest <= SECOND / 2, "a request waited {slowest:?}");
     // Also of those whose BYE passed it before it had its memory back.
     eventually("every call has a record", || {
-        let lines = ROUTERS.into_iter().flat_map(|router| system.records(router));
+        let lines = ROUTERS
+            .into_iter()
+            .flat_map(|router| system.records(router));
         let calls = lines.map(|line| {
             assert_eq!(line["cause"], "bye", "{line}");
             line["call_id"].as_str().unwrap().to_owned()
