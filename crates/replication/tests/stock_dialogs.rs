@@ -193,13 +193,13 @@ fn an_outstanding_update_is_withdrawn_and_the_end_said_twice() {
     world.run(ms(100));
     world.bye("a");
     world.run(ms(100));
-    assert_eq!(world.words(0), ["UPDATE(1)", "STATE(5)"]);
+    // It may not know the dialog, and complains of nothing.
+    assert_eq!(world.words(0), ["UPDATE(1)", "UPDATE(5)"]);
     world.run(ms(31_000));
     assert_eq!(world.words(0)[2..], ["RM"]);
     world.run(ms(30_000));
-    // It does not know the dialog: there is nothing to remove.
-    assert_eq!(world.words(0)[3..], ["STATE(5)"]);
-    assert_eq!(world.kamailios[0].log.len(), 3);
+    assert_eq!(world.words(0)[3..], ["UPDATE(5)", "RM"]);
+    assert_eq!(world.kamailios[0].log.len(), 0);
     assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
 }
 
@@ -214,7 +214,7 @@ fn what_was_revived_by_a_late_update_is_removed_again() {
     world.ring("a");
     world.see("a", true, Observed::Ended(Cause::Cancelled));
     world.run(ms(10_000));
-    assert_eq!(world.words(0)[..2], ["UPDATE(1)", "STATE(5)"]);
+    assert_eq!(world.words(0)[..2], ["UPDATE(1)", "UPDATE(5)"]);
     assert_eq!(world.ours.channel.counters().withdrawn, 1);
     // A copy of the withdrawn message arrives after all.
     world.kamailio(0, |now, kamailio| {
@@ -224,8 +224,53 @@ fn what_was_revived_by_a_late_update_is_removed_again() {
     });
     world.run(ms(30_000));
     assert!(world.kamailios[0].dialogs.is_empty());
-    assert_eq!(world.words(0)[2..], ["RM", "STATE(5)", "RM"]);
+    assert_eq!(world.words(0)[2..], ["RM", "UPDATE(5)", "RM"]);
     assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
+fn a_state_that_crosses_our_update_is_not_told_as_a_second_one() {
+    let mut world = World::settled(9, &[V56]);
+    let (member, key) = ("10.0.0.9:5062".parse().unwrap(), key("a"));
+    world.write(|_, replica| replica.set_members(&[member].into()));
+    world.invite("a");
+    world.ring("a");
+    world.run(ms(100));
+    let mut record = world
+        .ours
+        .replica
+        .dialogs()
+        .dialog(&key)
+        .unwrap()
+        .record
+        .clone();
+    record.ownership = Ownership {
+        epoch: 2,
+        owner: member,
+    };
+    let theirs = |world: &mut World, record: DialogRecord| {
+        let (key, origin) = (key.clone(), Origin::Tandem(member));
+        world.write(|now, replica| replica.merge_dialog(now, key, record, ms(60_000), origin));
+    };
+    theirs(&mut world, record.clone());
+    // It is back and asks everybody, and while we tell it of the ringing call its owner tells of the answer.
+    world.kamailio(0, |_, it| it.restart());
+    world.kamailio(0, |now, it| it.sync(now));
+    while !world.words(0).contains(&"UPDATE(2)".to_owned()) {
+        world.run(ms(1));
+    }
+    record.state = DialogState::Confirmed;
+    record.answered = world.clock().wall / 1000;
+    theirs(&mut world, record);
+    world.run(ms(10_000));
+    let words = world.words(0);
+    let told = words.iter().filter(|word| !word.starts_with("CELLS"));
+    let told: Vec<_> = told.rev().take(2).collect();
+    assert_eq!(told, ["UPDATE(4)", "UPDATE(2)"]);
+    assert_eq!(world.kamailios[0].log, Vec::<String>::new());
+    let dialog = &world.kamailios[0].dialogs[&did("a")];
+    assert_eq!(dialog.state, WireState::Confirmed);
+    assert!(dialog.start_ts > 0);
 }
 
 #[test]

@@ -80,6 +80,8 @@ pub(super) struct Told {
     /// An UPDATE or STATE may still be under way although nobody waits for its answer.
     is_in_doubt: bool,
     in_flight: Option<(dmq::RequestId, Step)>,
+    /// Another node told it something while ours was on its way: which came last is unknown.
+    is_crossed: bool,
     is_queued: bool,
     ending: Option<Ending>,
     ended_at: Option<Instant>,
@@ -131,9 +133,11 @@ impl Told {
         };
         let is = Content::of(record);
         let moved = is.state == WireState::Confirmed && is.legs != told.legs;
-        if is.extras != told.extras {
+        let is_ahead = is.state > told.state;
+        // A node that has heard of the state already takes an UPDATE, and complains of another STATE(4).
+        if is.extras != told.extras || is_ahead && self.is_crossed {
             Some(Step::Update)
-        } else if is.state > told.state || moved {
+        } else if is_ahead || moved {
             Some(Step::State)
         } else {
             None
@@ -210,15 +214,17 @@ impl Node {
     ) {
         if self.is_up
             && let Some(told) = self.told_of(key, counters)
-            && told.in_flight.is_none()
-            && !told.is_queued
         {
+            told.is_crossed |= told.in_flight.is_some();
+            if told.in_flight.is_some() || told.is_queued {
+                return;
+            }
             let mut content = Content::of(record);
             if let Some(known) = told.content.filter(|_| by_it) {
                 content.extras = known.extras;
             }
             told.content = Some(content);
-            told.is_stale = false;
+            (told.is_stale, told.is_crossed) = (false, false);
         }
     }
 
@@ -361,6 +367,7 @@ impl Node {
                     self.unqueue_dialog(&key);
                     if let Some(told) = self.dialogs.get_mut(&key) {
                         told.in_flight = Some((request, step));
+                        told.is_crossed &= step != Step::Update;
                         told.dated = at.unwrap_or(told.dated);
                     }
                     let content = content.unwrap_or(ENDED);

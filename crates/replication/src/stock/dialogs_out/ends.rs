@@ -2,10 +2,10 @@
 //!
 //! STATE(5), and RM some seconds later. A node that may not know the dialog is told of its end whole, too:
 //! UPDATE(5) instead of STATE(5), as Kamailio itself answers who asks. If an UPDATE or STATE was on its
-//! way at the end, or was never answered, both are said once more when no repeat of it can arrive any
-//! longer: an UPDATE after RM revives the dialog (5.6.3). So they are after another node has told of a
-//! dialog that is over. Otherwise they are not: a node that has done its part would log an ERROR for
-//! each. Source: PROTOCOL 5.
+//! way at the end, or was never answered, it is told of the end whole once more when no repeat of it can
+//! arrive any longer: an UPDATE after RM revives the dialog (5.6.3). So it is after another node has told
+//! of a dialog that is over. A node that has done its part would log an ERROR for another STATE(5).
+//! Source: PROTOCOL 5.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,8 @@ impl Ending {
     /// Returns what to tell next, if anything and now; `is_stale` tells that the node may not know the dialog.
     pub(super) fn next(self, now: Instant, is_stale: bool) -> Option<Step> {
         match self {
-            Self::State { .. } if is_stale => Some(Step::EndWhole),
+            // What is told once more, a node that has done its part has freed.
+            Self::State { again } if is_stale || again => Some(Step::EndWhole),
             Self::State { .. } => Some(Step::End),
             Self::Remove { at, .. } => (at <= now).then_some(Step::Remove),
             Self::Repeat { .. } | Self::Unsaid => None,
@@ -150,6 +151,8 @@ impl Node {
         if !may_know {
             self.dialogs.remove(key);
         } else if by_us {
+            // What it was told of it may be under way still.
+            told.is_stale |= told.content.is_none();
             told.ending = Some(Ending::State { again: false });
             self.queue_dialog(key);
         } else if told.is_in_doubt {
