@@ -88,7 +88,7 @@ fn tell(node: &Node, stock: &StockNode, output: Output) -> anyhow::Result<()> {
         (Output::Json, _) => print_json(node)?,
         (Output::Table, 0) => lines::say(format_args!("{}: no key differs", node.address))?,
         (Output::Table, count) => lines::say(format_args!(
-            "{}: {count} keys differed and were put right",
+            "{}: {count} keys differed and were told again; run it once more to see that they were taken",
             node.address
         ))?,
     }

@@ -416,6 +416,11 @@ impl Dialogs {
         }
     }
 
+    /// Tells whether this node comes first for a dialog, of itself and these others.
+    pub(crate) fn is_first(&self, key: &DialogKey, others: &BTreeSet<SocketAddr>) -> bool {
+        self.place(key, |member| member == self.own || others.contains(&member)) == 0
+    }
+
     /// Returns our place for a Call-ID among those members that do not own it: 0 is first.
     pub(crate) fn place(&self, key: &DialogKey, among: impl Fn(SocketAddr) -> bool) -> u32 {
         let owner = self.dialog(key).map(|held| held.record.ownership.owner);

@@ -22,8 +22,8 @@ pub const RECORDS_DUE_MAX: usize = 65_536;
 
 /// How long before its owner was found to be lost a dialog may have ended and the rest not be done: a
 /// call record is written a moment later, a Kamailio is told to forget the dialog 5 s later, and the owner
-/// is missed within two seconds.
-const END_IN_DOUBT: Duration = Duration::from_secs(10);
+/// is missed 7 s after its last word at the latest: a ping and the patience with a Kamailio.
+const END_IN_DOUBT: Duration = Duration::from_secs(15);
 
 /// A dialog that is over and remembered.
 #[derive(Debug)]
@@ -40,7 +40,9 @@ struct Tombstone {
 pub(crate) enum Rest {
     /// To tell Kamailio nodes of its end.
     End,
-    /// That, and its call record.
+    /// To write its call record.
+    Record,
+    /// Both.
     EndAndRecord,
 }
 
@@ -96,13 +98,17 @@ impl Ended {
         }
     }
 
-    /// Takes over a dialog that has ended at a lost node.
+    /// Takes over a dialog that has ended at a lost node; once.
     pub(crate) fn inherit(&mut self, key: DialogKey, rest: Rest) {
-        if rest == Rest::EndAndRecord {
+        if !self.heir_of.insert(key.clone()) {
+            return;
+        }
+        if matches!(rest, Rest::Record | Rest::EndAndRecord) {
             self.note_call_record(key.clone());
         }
-        self.heir_of.insert(key.clone());
-        self.inherited.push_back(key);
+        if matches!(rest, Rest::End | Rest::EndAndRecord) {
+            self.inherited.push_back(key);
+        }
     }
 
     /// Tells whether a dialog was inherited, taken or not.
@@ -226,7 +232,7 @@ mod tests {
             2 => None,
             _ => Some(Rest::EndAndRecord),
         };
-        ended.inherit_recent(after(now, 11), ours);
+        ended.inherit_recent(after(now, 16), ours);
         assert_eq!(ended.poll_call_record(), Some(key(4)));
         for inherited in [key(1), key(4)] {
             assert_eq!(ended.poll_inherited().as_ref(), Some(&inherited));

@@ -24,7 +24,7 @@ pub use entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord, GONE
 pub use observation::{LegSeen, Observation, Observed};
 pub use record::{
     Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,
-    Profiles, Text, Variable,
+    Profiles, STOCK_EPOCH, Text, Variable,
 };
 pub use replica::{Change, Key, Origin, Record, Replica};
 pub use replication::{CellConfig, Replication, ReplicationConfig};

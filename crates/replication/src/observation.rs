@@ -60,3 +60,19 @@ pub enum Observed {
     /// A BYE, or the end of an INVITE without a 2xx.
     Ended(Cause),
 }
+
+impl Observed {
+    /// Tells whether it changes its dialog even if that is heard of only later: it was confirmed, moved or hung up.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Acked | Self::Refreshed(_) | Self::Ended(Cause::Bye) => true,
+            Self::Invited { .. }
+            | Self::Tried
+            | Self::Rang(_)
+            | Self::Answered(_)
+            | Self::Requested { .. }
+            | Self::Ended(_) => false,
+        }
+    }
+}

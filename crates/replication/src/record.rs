@@ -59,10 +59,13 @@ impl TryFrom<u32> for DialogState {
     }
 }
 
+/// The epoch of a dialog that a Kamailio node made and no router has taken over.
+pub const STOCK_EPOCH: u32 = 0;
+
 /// Who looks after a dialog: the greatest pair counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ownership {
-    /// 0: made by a Kamailio node. 1: by one of us. Each takeover adds one.
+    /// [`STOCK_EPOCH`]: made by a Kamailio node. 1: by one of us. Each takeover adds one.
     pub epoch: u32,
     /// The owner's DMQ address.
     pub owner: SocketAddr,

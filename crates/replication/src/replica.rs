@@ -15,8 +15,8 @@ use crate::digest::{Digests, PARTITIONS};
 use crate::ended::{Ended, Rest, may_forget};
 use crate::entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord};
 use crate::observation::Observation;
-use crate::record::{DialogKey, DialogRecord, DialogState, Text};
-use crate::unplaced::{self, Unplaced};
+use crate::record::{DialogKey, DialogRecord, DialogState, Ownership, STOCK_EPOCH, Text};
+use crate::unplaced::Unplaced;
 
 /// How far ahead of our wall clock a `last_modified` of a Kamailio may be to count.
 pub(crate) const SHOWN_AHEAD_MAX: Duration = Duration::from_secs(86_400);
@@ -90,6 +90,8 @@ pub struct Replica {
     unplaced: Unplaced,
     /// The Tandem nodes that are heard.
     up: BTreeSet<SocketAddr>,
+    /// Who is not among them is lost: not so before all have been asked.
+    knows_the_lost: bool,
     /// For each Tandem member of the cell: when the last round with it began that found no difference.
     clean_since: BTreeMap<SocketAddr, Option<Instant>>,
     /// When something in a partition changed last.
@@ -114,6 +116,7 @@ impl Replica {
             ended: Ended::default(),
             unplaced: Unplaced::default(),
             up: BTreeSet::new(),
+            knows_the_lost: false,
             clean_since: BTreeMap::new(),
             changed_at: Box::new([None; PARTITIONS]),
             sweep_at: None,
@@ -205,54 +208,55 @@ impl Replica {
         self.up.insert(node);
     }
 
+    /// Takes the news that every Tandem node that can be is heard: one that is not is lost.
+    pub fn handle_all_up(&mut self) {
+        self.knows_the_lost = true;
+    }
+
     /// Takes the news that a node is lost: silent, or back under a new incarnation. What had just ended there
     /// may not have been finished, so an heir does that: see [`Replica::poll_call_record`],
     /// [`Replica::poll_inherited`]. A Kamailio's calls have no record.
     pub fn handle_lost(&mut self, now: Instant, node: SocketAddr) {
         let before = self.up.clone();
         self.up.remove(&node);
-        let is_first = |key: &DialogKey, up: &BTreeSet<SocketAddr>| {
-            let is_up = |member| member == self.own || up.contains(&member);
-            self.dialogs.place(key, is_up) == 0
-        };
+        let (dialogs, up, own) = (&self.dialogs, &self.up, self.own);
         let ours = |key: &DialogKey| {
-            let owner = self.dialogs.dialog(key)?.record.ownership.owner;
-            let is_member = self.clean_since.contains_key(&owner);
-            let is_lost = match is_member {
-                true => !self.up.contains(&owner),
-                false => owner == node,
+            let Ownership { epoch, owner } = dialogs.dialog(key)?.record.ownership;
+            let is_a_kamailios = epoch == STOCK_EPOCH;
+            let is_lost = match is_a_kamailios {
+                true => owner == node,
+                false => owner != own && !up.contains(&owner),
             };
-            let was_ours = is_member && !before.contains(&owner) && is_first(key, &before);
-            let rest = match is_member {
-                true => Rest::EndAndRecord,
-                false => Rest::End,
+            let was_lost = owner != node && !before.contains(&owner);
+            let was_ours = was_lost && dialogs.is_first(key, &before);
+            let rest = match is_a_kamailios {
+                true => Rest::End,
+                false => Rest::EndAndRecord,
             };
-            (is_lost && !was_ours && is_first(key, &self.up)).then_some(rest)
+            (is_lost && !was_ours && dialogs.is_first(key, up)).then_some(rest)
         };
         self.ended.inherit_recent(now, ours);
     }
 
-    /// Tells whether this node is the heir of a member of the cell that is lost.
-    fn is_heir(&self, key: &DialogKey, owner: SocketAddr) -> bool {
-        let is_up = |member| member == self.own || self.up.contains(&member);
-        self.clean_since.contains_key(&owner)
-            && !is_up(owner)
-            && self.dialogs.place(key, is_up) == 0
+    /// Tells whether a dialog belongs to a router that is lost, and this node is its heir.
+    fn is_heir(&self, key: &DialogKey, Ownership { epoch, owner }: Ownership) -> bool {
+        let is_lost = owner != self.own && self.knows_the_lost && !self.up.contains(&owner);
+        epoch != STOCK_EPOCH && is_lost && self.dialogs.is_first(key, &self.up)
     }
 
     /// Tells whether it is ours to tell others that a dialog is over: it ended here, or we are its heir. For
-    /// one that ended at a Kamailio the first member by rank does.
+    /// one that ended at a Kamailio the first by rank of those that are heard does.
     #[must_use]
     pub fn tells_end_of(&self, key: &DialogKey) -> bool {
-        let Some(held) = self.dialogs.dialog(key) else {
+        let held = self.dialogs.dialog(key);
+        let Some(held) = held.filter(|held| held.record.is_ended()) else {
             return false;
         };
-        let owner = held.record.ownership.owner;
-        let is_first = || self.dialogs.place(key, |_| true) == 0;
-        held.record.is_ended()
-            && (owner == self.own
-                || self.ended.is_inherited(key)
-                || !self.clean_since.contains_key(&owner) && is_first())
+        let ownership = held.record.ownership;
+        ownership.owner == self.own
+            || self.ended.is_inherited(key)
+            || self.is_heir(key, ownership)
+            || ownership.epoch == STOCK_EPOCH && self.dialogs.is_first(key, &self.up)
     }
 
     /// Returns the next dialog that ended at a node which was lost before it can have told all Kamailio
@@ -263,12 +267,18 @@ impl Replica {
 
     /// Makes a record of what this router saw, now or as soon as it holds the dialog.
     pub fn observe(&mut self, now: Now, seen: Observation) {
-        if unplaced::is_kept(&seen.what) && self.dialogs.find_seen(&seen).is_none() {
+        if seen.what.is_lasting() && !self.is_here(&seen) {
             self.unplaced.keep(now.monotonic, seen);
             return;
         }
         let changed = self.dialogs.observe(now, &mut self.clock, seen);
         self.note_dialog(now, changed, Origin::Local);
+    }
+
+    /// Tells whether the dialog that a message names is here, and not only another one of its Call-ID.
+    fn is_here(&self, seen: &Observation) -> bool {
+        let found = self.dialogs.find_seen(seen);
+        found.is_some_and(|(key, _)| seen.h_id.is_none_or(|h_id| h_id == key.h_id))
     }
 
     /// Sets or deletes a variable of a dialog; tells whether that changed something.
@@ -625,9 +635,9 @@ impl Replica {
         self.digests
             .replace(partition, changed.hash_before, held.hash);
         self.changed_at[usize::from(partition)] = Some(now.monotonic);
-        let owner = held.record.ownership.owner;
+        let ownership = held.record.ownership;
         if held.record.is_ended() && changed.before != Some(DialogState::Ended) {
-            self.note_end(now.monotonic, &changed, owner, origin);
+            self.note_end(now.monotonic, &changed, ownership, origin);
         }
         self.changes.push_back(Change {
             key: Key::Dialog(changed.key),
@@ -637,23 +647,22 @@ impl Replica {
     }
 
     /// A dialog has ended, or is over where it is first heard of: then who ended it has finished it.
-    fn note_end(&mut self, now: Instant, changed: &Changed, owner: SocketAddr, origin: Origin) {
+    fn note_end(&mut self, now: Instant, changed: &Changed, ownership: Ownership, origin: Origin) {
         let key = &changed.key;
         let was_going_on = changed.before.is_some();
         self.ended.remember(now, key.clone(), was_going_on);
         if !was_going_on {
             return;
         }
-        if owner == self.own {
+        if ownership.owner == self.own {
             self.ended.note_call_record(key.clone());
-        } else if self.is_heir(key, owner) {
-            match origin {
+        } else if self.is_heir(key, ownership) {
+            let rest = match origin {
                 // A Kamailio ended it, and frees it everywhere.
-                Origin::Stock(_) => self.ended.note_call_record(key.clone()),
-                Origin::Local | Origin::Tandem(_) => {
-                    self.ended.inherit(key.clone(), Rest::EndAndRecord);
-                }
-            }
+                Origin::Stock(_) => Rest::Record,
+                Origin::Local | Origin::Tandem(_) => Rest::EndAndRecord,
+            };
+            self.ended.inherit(key.clone(), rest);
         }
     }
 
@@ -799,6 +808,7 @@ mod tests {
         others
             .into_iter()
             .for_each(|member| other.handle_up(member));
+        other.handle_all_up();
         let lasts = Duration::from_secs(60);
         other.merge_dialog(began, key(), going_on, lasts, Origin::Tandem(address(1)));
         (other, *over)
@@ -912,6 +922,62 @@ mod tests {
         let changes = std::iter::from_fn(|| late.poll_change());
         let told: Vec<_> = changes.map(|change| change.origin).collect();
         assert_eq!(told, [origin, Origin::Local]);
+    }
+
+    #[test]
+    fn of_two_dialogs_of_a_call_each_bye_ends_its_own_in_whatever_order_they_come() {
+        for order in [[7, 9], [9, 7]] {
+            let now = start();
+            let (_, over) = told_of(2, now);
+            let going_on = DialogRecord {
+                state: DialogState::Confirmed,
+                end: None,
+                ..over
+            };
+            let mut late = Replica::new(address(3), [7; 16], DialogsConfig::default());
+            for h_id in [7, 9] {
+                late.observe(
+                    now,
+                    Observation {
+                        call_id: (*b"call").into(),
+                        h_id: Some(h_id),
+                        from_tag: (*b"a").into(),
+                        to_tag: going_on.callee.tag.clone(),
+                        what: Observed::Ended(Cause::Bye),
+                    },
+                );
+            }
+            for h_id in order {
+                let key = DialogKey { h_id, ..key() };
+                let lasts = Duration::from_secs(60);
+                let origin = Origin::Tandem(address(2));
+                late.merge_dialog(now, key.clone(), going_on.clone(), lasts, origin);
+                let due = late.poll_call_record().map(|(key, _)| key);
+                assert_eq!(due, Some(key));
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_has_not_asked_the_others_yet_is_nobodys_heir() {
+        let (began, ended) = (start(), after(start(), 100));
+        let (other, over) = told_of(2, began);
+        let Some(Record::Dialog(record, _)) = other.record(began.monotonic, &Key::Dialog(key()))
+        else {
+            panic!("it was told");
+        };
+        for is_settled in [false, true] {
+            let mut late = Replica::new(address(2), [7; 16], DialogsConfig::default());
+            late.set_members(&[address(1)].into());
+            if is_settled {
+                late.handle_all_up();
+            }
+            let lasts = Duration::from_secs(60);
+            let origin = Origin::Stock(address(9));
+            late.merge_dialog(began, key(), (*record).clone(), lasts, origin);
+            late.merge_dialog(ended, key(), over.clone(), Duration::ZERO, origin);
+            assert_eq!(late.poll_call_record().is_some(), is_settled);
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::observation::{Observation, Observed};
-use crate::record::{Cause, Text};
+use crate::observation::Observation;
+use crate::record::Text;
 
 /// How long it is kept. Whoever can be reached has told everything long before: a Kamailio that is asked for
 /// its dialogs repeats each for 27.5 s.
@@ -27,7 +27,7 @@ pub(crate) struct Unplaced {
 }
 
 impl Unplaced {
-    /// Keeps something for which [`is_kept`] holds.
+    /// Keeps something for which [`Observed::is_lasting`] holds.
     pub(crate) fn keep(&mut self, now: Instant, seen: Observation) {
         while self.order.len() >= UNPLACED_MAX {
             self.dropped += u64::from(self.forget_oldest());
@@ -69,23 +69,11 @@ impl Unplaced {
     }
 }
 
-/// Tells whether a thing that was seen changes its dialog whoever else tells of that: it was confirmed, moved or
-/// hung up.
-pub(crate) fn is_kept(what: &Observed) -> bool {
-    match what {
-        Observed::Acked | Observed::Refreshed(_) | Observed::Ended(Cause::Bye) => true,
-        Observed::Invited { .. }
-        | Observed::Tried
-        | Observed::Rang(_)
-        | Observed::Answered(_)
-        | Observed::Requested { .. }
-        | Observed::Ended(_) => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observation::Observed;
+    use crate::record::Cause;
 
     fn seen(call_id: &str, what: Observed) -> Observation {
         Observation {
@@ -108,7 +96,6 @@ mod tests {
         let mut unplaced = Unplaced::default();
         let bye = || Observed::Ended(Cause::Bye);
         for what in [Observed::Acked, bye()] {
-            assert!(is_kept(&what));
             unplaced.keep(now, seen("one", what));
         }
         unplaced.keep(now + KEPT / 2, seen("two", bye()));

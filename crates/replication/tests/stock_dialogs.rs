@@ -229,6 +229,21 @@ fn what_was_revived_by_a_late_update_is_removed_again() {
 }
 
 #[test]
+fn a_node_that_has_taken_a_dialog_is_told_its_end_whatever_it_refused_since() {
+    let mut world = World::settled(10, &[V56]);
+    world.call("a");
+    world.kamailio(0, |_, it| it.is_full = true);
+    world.kamailio(0, |now, it| it.sync(now));
+    world.run(ms(5_000));
+    assert!(world.kamailios[0].dialogs.contains_key(&did("a")));
+    assert!(world.ours.channel.counters().refused > 0);
+    world.bye("a");
+    world.run(ms(10_000));
+    assert!(world.kamailios[0].dialogs.is_empty());
+    assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
 fn a_state_that_crosses_our_update_is_not_told_as_a_second_one() {
     let mut world = World::settled(9, &[V56]);
     let (member, key) = ("10.0.0.9:5062".parse().unwrap(), key("a"));

@@ -177,6 +177,25 @@ fn a_bye_that_passes_a_router_before_it_has_its_memory_back_ends_the_dialog() {
 }
 
 #[test]
+fn what_ended_before_a_restart_that_nobody_noticed_is_recorded_also_after_a_flap() {
+    let mut world = World::running(11, 3);
+    let key = dialog_key("one", 1);
+    world.establish(0, &key);
+    world.run(seconds(1));
+    world.part(&[0], &[1, 2]);
+    world.run(seconds(3));
+    world.heal();
+    world.run(seconds(5));
+    world.hang_up(0, &key);
+    world.run(ms(50));
+    // Before it has written the record.
+    world.start(0);
+    world.run(seconds(5));
+    let records = (0..3).map(|i| world.write(i, |_, it| it.poll_call_record().is_some()));
+    assert_eq!(records.filter(|is_due| *is_due).count(), 1);
+}
+
+#[test]
 fn a_wall_clock_that_was_wrong_at_the_start_ends_no_dialog() {
     let mut world = World::running(10, 3);
     let key = dialog_key("one", 1);

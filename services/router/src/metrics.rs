@@ -97,11 +97,6 @@ pub(crate) fn measure(replication: &Replication, now: Instant, figures: &mut Fig
         "What is over, forgotten before every member was known to know",
         replica.forgotten_early(),
     );
-    figures.counter(
-        "replica_unplaced_dropped",
-        "What passed in dialogs that were not here yet, forgotten for want of room",
-        replica.unplaced_dropped(),
-    );
     for table in entries.tables().iter() {
         let name = String::from_utf8_lossy(&table.definition().name).into_owned();
         figures.gauge_of(

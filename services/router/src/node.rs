@@ -12,7 +12,7 @@ use element::{FlowId, Outbox};
 use host::{Drain, DrainedBy, Egress, Name, Owners, destinations};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
-use replication::{Now, Observation, Replication, UNPLACED_MAX};
+use replication::{Now, Observation, Replica, Replication, UNPLACED_MAX};
 use sip::options;
 use sip_types::{Message, Method};
 
@@ -38,6 +38,7 @@ pub struct Node {
     joined: Option<Joined>,
     /// What shards saw of dialogs before it joined.
     untold: VecDeque<Observation>,
+    untold_dropped: u64,
     wall: WallClock,
     /// What names of notification addresses stand for.
     addresses: BTreeMap<Name, Vec<SocketAddr>>,
@@ -67,6 +68,7 @@ impl Node {
             identity: None,
             joined: None,
             untold: VecDeque::new(),
+            untold_dropped: 0,
             wall: WallClock::unread(),
             addresses: BTreeMap::new(),
             lookups: VecDeque::new(),
@@ -133,11 +135,15 @@ impl Node {
     /// Returns how many call records were dropped because nobody took them in time.
     #[must_use]
     pub fn records_dropped(&self) -> u64 {
-        let replica = self
-            .joined
-            .as_ref()
-            .map(|joined| joined.replication.replica());
-        self.records.dropped() + replica.map_or(0, replication::Replica::records_dropped)
+        let replica = self.replication().map(Replication::replica);
+        self.records.dropped() + replica.map_or(0, Replica::records_dropped)
+    }
+
+    /// Returns how many things that passed in dialogs which were not here yet were forgotten for want of room.
+    #[must_use]
+    pub fn unplaced_dropped(&self) -> u64 {
+        let replica = self.replication().map(Replication::replica);
+        self.untold_dropped + replica.map_or(0, Replica::unplaced_dropped)
     }
 
     /// Says goodbye to the bus.
@@ -425,10 +431,12 @@ impl element::Node for Node {
                 replication.observe(now, seen.drain(..));
             });
         } else {
-            // The cell is told when there is one: a BYE may be among them.
-            self.untold.extend(seen.drain(..));
+            // The cell is told when there is one.
+            let lasting = seen.drain(..).filter(|seen| seen.what.is_lasting());
+            self.untold.extend(lasting);
             let over = self.untold.len().saturating_sub(UNPLACED_MAX);
             self.untold.drain(..over);
+            self.untold_dropped += over as u64;
         }
     }
 

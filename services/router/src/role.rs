@@ -160,6 +160,11 @@ impl Role for Router {
             "Call records that nobody wrote in time",
             element.inspect_node(Node::records_dropped),
         );
+        figures.counter(
+            "router_unplaced_dropped",
+            "What passed in dialogs that were not here yet, forgotten for want of room",
+            element.inspect_node(Node::unplaced_dropped),
+        );
         figures.gauge(
             "router_contexts",
             "Requests on their way or just answered",

@@ -22,7 +22,7 @@ use super::sync::Asked;
 use crate::clock::{Now, Stamp};
 use crate::record::{
     Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,
-    Profiles, Text, Variable,
+    Profiles, STOCK_EPOCH, Text, Variable,
 };
 use crate::replica::{Origin, Replica};
 
@@ -304,7 +304,7 @@ fn created(
     stamp: Stamp,
 ) -> DialogRecord {
     let ownership = Ownership {
-        epoch: 0,
+        epoch: STOCK_EPOCH,
         owner: node,
     };
     let state = state_of(update.state);

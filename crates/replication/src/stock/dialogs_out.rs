@@ -25,7 +25,7 @@ use super::sync::again_after;
 use super::{Counters, DIALOG_CHANNEL, SCAN_QUEUE, TOLD_MAX};
 use crate::clock::Now;
 use crate::numbers::Numbers;
-use crate::record::{DialogKey, DialogRecord, DialogState, Leg, Ownership, Text};
+use crate::record::{DialogKey, DialogRecord, DialogState, Leg, Ownership, STOCK_EPOCH, Text};
 use crate::replica::Replica;
 use ends::Ending;
 
@@ -70,6 +70,8 @@ impl Content {
 pub(super) struct Told {
     /// `None`: nothing.
     content: Option<Content>,
+    /// It has taken something of it, ever.
+    was_taken: bool,
     /// It may have lost or missed something since.
     is_stale: bool,
     /// It will not have it, not before `again_at` if that is known.
@@ -80,7 +82,7 @@ pub(super) struct Told {
     /// An UPDATE or STATE may still be under way although nobody waits for its answer.
     is_in_doubt: bool,
     in_flight: Option<(dmq::RequestId, Step)>,
-    /// Another node told it something while ours was on its way: which came last is unknown.
+    /// Another node told it something while ours waited or was on its way: which came last is unknown.
     is_crossed: bool,
     is_queued: bool,
     ending: Option<Ending>,
@@ -166,6 +168,7 @@ impl Told {
             }
         }
         self.content = Some(content);
+        self.was_taken = true;
         self.is_stale &= step != Step::Update;
         self.refusals = 0;
     }
@@ -215,7 +218,7 @@ impl Node {
         if self.is_up
             && let Some(told) = self.told_of(key, counters)
         {
-            told.is_crossed |= told.in_flight.is_some();
+            told.is_crossed |= told.in_flight.is_some() || told.is_queued;
             if told.in_flight.is_some() || told.is_queued {
                 return;
             }
@@ -455,7 +458,7 @@ const ENDED: Content = Content {
 /// has, or takes this for a dialog until RM (PROTOCOL 5.4).
 fn forgotten(now: Now, node: SocketAddr) -> DialogRecord {
     let ownership = Ownership {
-        epoch: 0,
+        epoch: STOCK_EPOCH,
         owner: node,
     };
     DialogRecord {
@@ -480,6 +483,11 @@ fn body_of(
         (Step::Update | Step::EndWhole, Some(record)) => {
             let mut update = update(key, record, did, last_modified);
             update.iflags = Some(record.iflags).filter(|_| with_iflags);
+            if step == Step::EndWhole {
+                // Of no use there any more, and an end must never be too long.
+                update.variables.clear();
+                update.profiles.clear();
+            }
             DialogMessage::Update(Box::new(update))
         }
         (Step::State, Some(record)) => DialogMessage::State(Box::new(StateChange {

@@ -421,7 +421,7 @@ impl Channel {
     }
 
     /// Decides whether this node has what the others had when it came.
-    fn judge_readiness(&mut self, now: Instant, replica: &Replica) {
+    fn judge_readiness(&mut self, now: Instant, replica: &mut Replica) {
         if self.is_ready && !self.is_degraded {
             return;
         }
@@ -446,6 +446,9 @@ impl Channel {
         } else if age >= DEGRADED_AFTER {
             self.is_ready = true;
             self.is_degraded = true;
+        }
+        if self.is_ready {
+            replica.handle_all_up();
         }
     }
 

@@ -257,7 +257,8 @@ impl Link {
             }
         }
         self.peer = Some(peer);
-        is_another && !std::mem::take(&mut self.is_lost)
+        let is_noticed = std::mem::take(&mut self.is_lost);
+        is_another && !is_noticed
     }
 
     /// A key changed here; tells whether there was room for it.

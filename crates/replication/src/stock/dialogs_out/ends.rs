@@ -146,7 +146,8 @@ impl Node {
         }
         // What was there before the node was, others have told it.
         let may_have_heard = told.is_stale || told.is_in_doubt || !is_held;
-        let may_know = told.content.is_some() || may_have_heard && !told.is_refused;
+        let was_taken = told.content.is_some() || told.was_taken;
+        let may_know = was_taken || may_have_heard && !told.is_refused;
         told.ended_at = Some(now.monotonic);
         if !may_know {
             self.dialogs.remove(key);
