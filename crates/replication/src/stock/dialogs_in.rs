@@ -17,8 +17,8 @@ use dmq_bodies::{
     Profile as WireProfile, StateChange, Timing, Update, hash_size_candidates,
 };
 
-use super::Channel;
 use super::sync::Asked;
+use super::{ALL_TOLD_WITHIN, Channel};
 use crate::clock::{Now, Stamp};
 use crate::record::{
     Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,
@@ -64,6 +64,7 @@ impl Channel {
             }
             DialogMessage::Remove(remove) => self.handle_remove(now, replica, node, remove.did),
             DialogMessage::Sync => {
+                self.all_told_until = Some(now.monotonic + ALL_TOLD_WITHIN);
                 let is_answered = self.node(node).asks_for_dialogs(now.monotonic);
                 self.counters.syncs_deferred += u64::from(!is_answered);
                 200
@@ -105,6 +106,10 @@ impl Channel {
             return 500;
         }
         let held = replica.dialogs().dialog(&key).map(|held| &held.record);
+        if held.is_some_and(|held| held.ownership.owner != node) {
+            // Somebody asked it for everything, and it tells everybody.
+            self.all_told_until = Some(now.monotonic + ALL_TOLD_WITHIN);
+        }
         if held.is_some_and(DialogRecord::is_ended) {
             self.counters.late_ignored += 1;
             if replica.tells_end_of(&key) {

@@ -125,7 +125,14 @@ impl Told {
     }
 
     /// Returns what to tell next, if anything and now.
-    fn next(&self, now: Instant, record: Option<&DialogRecord>) -> Option<Step> {
+    ///
+    /// `may_be_ahead`: others tell it everything these days.
+    fn next(
+        &self,
+        now: Instant,
+        record: Option<&DialogRecord>,
+        may_be_ahead: bool,
+    ) -> Option<Step> {
         if let Some(ending) = self.ending {
             return ending.next(now, self.is_stale);
         }
@@ -137,7 +144,7 @@ impl Told {
         let moved = is.state == WireState::Confirmed && is.legs != told.legs;
         let is_ahead = is.state > told.state;
         // A node that has heard of the state already takes an UPDATE, and complains of another STATE(4).
-        if is.extras != told.extras || is_ahead && self.is_crossed {
+        if is.extras != told.extras || is_ahead && (self.is_crossed || may_be_ahead) {
             Some(Step::Update)
         } else if is_ahead || moved {
             Some(Step::State)
@@ -325,10 +332,12 @@ impl Node {
         }
     }
 
-    /// Tells what there is to tell; `false` when no more can be sent now.
+    /// Tells what there is to tell; `false` when no more can be sent now. `may_be_ahead`: others tell it everything
+    /// these days.
     pub(super) fn send_dialogs(
         &mut self,
         line: &mut Line<'_>,
+        may_be_ahead: bool,
         replica: &Replica,
         numbers: &Numbers,
     ) -> bool {
@@ -340,7 +349,7 @@ impl Node {
             let held = replica.dialogs().dialog(&key);
             let record = held.map(|held| &held.record);
             let told = self.dialogs.get(&key);
-            let step = told.and_then(|told| told.next(line.now.monotonic, record));
+            let step = told.and_then(|told| told.next(line.now.monotonic, record, may_be_ahead));
             let Some(step) = step else {
                 if told.is_some_and(Told::is_unsaid) {
                     self.dialogs.remove(&key);

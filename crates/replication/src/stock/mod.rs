@@ -63,6 +63,8 @@ pub const EARLY_MAX: usize = 1024;
 const CLEAN_ROUNDS: u32 = 2;
 /// Dialogs that wait to be told anew before more are looked for.
 const SCAN_QUEUE: usize = 256;
+/// Whoever is asked for all dialogs has told everybody within that time, with every repeat.
+const ALL_TOLD_WITHIN: Duration = Duration::from_secs(32);
 /// Nodes that come up at one time are asked within that time of it.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
 
@@ -166,6 +168,8 @@ pub struct Channel {
     held_back: HeldBack,
     early: EarlyLifetimes,
     asking: Option<Asking>,
+    /// Until then Kamailio nodes tell each other of dialogs that are not theirs.
+    all_told_until: Option<Instant>,
     /// What was taken from a node that was asked, and is to be told the others once that is noted.
     adopted: Vec<(SocketAddr, EntryKey)>,
     counters: Counters,
@@ -183,6 +187,7 @@ impl Channel {
             held_back: HeldBack::default(),
             early: EarlyLifetimes::default(),
             asking: None,
+            all_told_until: None,
             adopted: Vec::new(),
             counters: Counters::default(),
             rng: SmallRng::seed_from_u64(seed),
@@ -399,10 +404,14 @@ impl Channel {
                 bus,
                 counters: &mut self.counters,
             };
+            let may_be_ahead = self
+                .all_told_until
+                .is_some_and(|until| now.monotonic < until);
             let is_other = |owner| owner != *address && stock.contains(&owner);
             loop {
                 node.scan_dialogs(self.own, is_other, replica, line.counters);
-                if !node.send_dialogs(&mut line, replica, &self.numbers) || node.scan.is_none() {
+                let is_open = node.send_dialogs(&mut line, may_be_ahead, replica, &self.numbers);
+                if !is_open || node.scan.is_none() {
                     break;
                 }
             }
@@ -437,6 +446,9 @@ impl Channel {
                 counters: &mut self.counters,
             };
             if node.ask(&mut line, what) {
+                if what == Asked::Dialogs {
+                    self.all_told_until = Some(now.monotonic + ALL_TOLD_WITHIN);
+                }
                 self.asking = Some(Asking::new(now.monotonic, *address, what));
                 return;
             }

@@ -200,11 +200,11 @@ impl World {
         }
     }
 
-    /// The same, all of them heard of and asked, nothing said since.
+    /// The same, all of them heard of and asked, and their answers are long over.
     pub fn settled(seed: u64, versions: &[Version]) -> Self {
         let mut world = Self::new(seed, versions);
         world.join();
-        world.run(ms(10_000));
+        world.run(ms(50_000));
         world.said.clear();
         world
     }
