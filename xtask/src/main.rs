@@ -69,7 +69,7 @@ fn test(arguments: &[OsString]) -> Result<()> {
     shell::run(shell::cargo().args(["build", "--release", "--package", "tandem"]))?;
     shell::run(
         shell::cargo()
-            .args(["test", "--workspace"])
+            .args(["test", "--workspace", "--no-fail-fast"])
             .args(arguments)
             .env("TANDEM_PEERS", "1"),
     )?;

@@ -21,6 +21,9 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Options {
+    /// The only Kamailio to be asked, by its address on the bus [default: all of them]
+    #[arg(value_name = "NODE")]
+    node: Option<String>,
     /// Longest wait: a Kamailio is asked at most once a minute, one after the other
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
@@ -30,7 +33,9 @@ pub(super) struct Options {
 /// error when one of them has not told its tables in time.
 pub(super) async fn run(router: Channel, options: &Options, output: Output) -> anyhow::Result<()> {
     let answer = ReplicationServiceClient::new(router.clone())
-        .repair_stock_nodes(RepairStockNodesRequest {})
+        .repair_stock_nodes(RepairStockNodesRequest {
+            node: options.node.clone().unwrap_or_default(),
+        })
         .await
         .map_err(refusal)?
         .into_inner();

@@ -141,7 +141,7 @@ const TABLE: &[(&str, &[Row])] = &[
     ("tandem.router.v1.ReplicationService", &[
         ("GetReplicationStatus", VIEWER, ""),
         ("VerifyReplica", VIEWER, ""),
-        ("RepairStockNodes", OPERATOR, ""),
+        ("RepairStockNodes", OPERATOR, "node"),
     ]),
     ("tandem.mirror.v1.MirrorService", &[
         ("ListNodes", VIEWER, ""),

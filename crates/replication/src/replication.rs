@@ -239,9 +239,9 @@ impl Replication {
         self.bus.outbox()
     }
 
-    /// Has the tables of every Kamailio node compared and put right once more: see [`stock::Channel::repair`].
-    pub fn repair_stock(&mut self, now: Now) -> Vec<(SocketAddr, u64)> {
-        let asked = self.stock.repair();
+    /// Has the tables of every Kamailio node, or of one, compared and put right once more: see [`stock::Channel::repair`].
+    pub fn repair_stock(&mut self, now: Now, only: Option<SocketAddr>) -> Vec<(SocketAddr, u64)> {
+        let asked = self.stock.repair(only);
         self.settle(now);
         asked
     }

@@ -322,10 +322,22 @@ async fn dialogs_are_listed_page_by_page_and_watched() {
         .unwrap();
     let verified = verified.into_inner();
     assert_eq!((verified.records, verified.wrong_partitions), (7, vec![]));
-    let repairs = health.repair_stock_nodes(RepairStockNodesRequest {}).await;
-    let repairs = repairs.unwrap().into_inner().repairs;
-    let asked: Vec<_> = repairs.iter().map(|repair| &*repair.address).collect();
-    assert_eq!(asked, [fabric.kamailio.own.to_string()]);
+    let own = fabric.kamailio.own.to_string();
+    for node in ["", &own] {
+        let node = node.to_owned();
+        let repairs = health.repair_stock_nodes(RepairStockNodesRequest { node });
+        let repairs = repairs.await.unwrap().into_inner().repairs;
+        let asked: Vec<_> = repairs.iter().map(|repair| &*repair.address).collect();
+        assert_eq!(asked, [&own]);
+    }
+    for (node, code) in [
+        ("nobody", Code::InvalidArgument),
+        ("127.0.0.1:9", Code::NotFound),
+    ] {
+        let node = node.to_owned();
+        let refused = health.repair_stock_nodes(RepairStockNodesRequest { node });
+        assert_eq!(refused.await.unwrap_err().code(), code);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

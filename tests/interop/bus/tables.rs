@@ -310,7 +310,9 @@ impl Bus {
     fn repair(&self, router: &str) {
         self.system.ask(router, async |channel| {
             let mut client = ReplicationServiceClient::new(channel);
-            let asked = client.repair_stock_nodes(RepairStockNodesRequest {}).await;
+            let asked = client
+                .repair_stock_nodes(RepairStockNodesRequest::default())
+                .await;
             let asked = asked.unwrap().into_inner();
             assert_eq!(asked.repairs.len(), KAMAILIOS.len());
         });

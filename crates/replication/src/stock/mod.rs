@@ -213,16 +213,17 @@ impl Channel {
         }
     }
 
-    /// Has the tables of every node that takes messages compared and put right once more, as after its return
-    /// and no sooner than a minute after the last time.
+    /// Has the tables of every node that takes messages, or of `only` that one, compared and put right once more, as
+    /// after its return and no sooner than a minute after the last time.
     ///
     /// Returns these nodes, each with what its [`NodeStatus::comparisons`] are when that has been done.
-    pub fn repair(&mut self) -> Vec<(SocketAddr, u64)> {
+    pub fn repair(&mut self, only: Option<SocketAddr>) -> Vec<(SocketAddr, u64)> {
         let asking = self.asking.as_ref();
         let is_asked =
             |node: SocketAddr| asking.is_some_and(|it| it.node == node && it.what == Asked::Tables);
         let up = self.nodes.iter_mut().filter(|(_, node)| node.is_up);
-        let asked = up.map(|(address, node)| {
+        let wanted = up.filter(|(address, _)| only.is_none_or(|only| only == **address));
+        let asked = wanted.map(|(address, node)| {
             node.wants_tables = true;
             (node.rounds, node.clean_rounds) = (0, 0);
             // One that is under way does not count: it may have seen what was there before.

@@ -177,7 +177,7 @@ impl Cell {
         let Running::Tandem(node) = &mut self.places[i] else {
             panic!("no Tandem node at {i}");
         };
-        let asked = node.repair_stock(now);
+        let asked = node.repair_stock(now, None);
         self.flush();
         asked
     }

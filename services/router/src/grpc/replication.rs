@@ -47,10 +47,23 @@ impl ReplicationService for Health {
 
     async fn repair_stock_nodes(
         &self,
-        _: Request<RepairStockNodesRequest>,
+        request: Request<RepairStockNodesRequest>,
     ) -> Result<Response<RepairStockNodesResponse>, Status> {
-        let asked = self.0.change(Replication::repair_stock)?.into_iter();
-        let repairs = asked.map(|(address, comparisons)| StockRepair {
+        let RepairStockNodesRequest { node } = request.into_inner();
+        let only = match node.as_str() {
+            "" => None,
+            node => Some(node.parse().map_err(|_| {
+                Status::invalid_argument(format!("node: {node:?} is not an IP address and a port"))
+            })?),
+        };
+        let repair = |replication: &mut Replication, now| replication.repair_stock(now, only);
+        let asked = self.0.change(repair)?;
+        if only.is_some() && asked.is_empty() {
+            return Err(Status::not_found(format!(
+                "node: no active Kamailio is at {node}; ListNodes shows who is"
+            )));
+        }
+        let repairs = asked.into_iter().map(|(address, comparisons)| StockRepair {
             address: address.to_string(),
             comparisons,
         });
