@@ -20,13 +20,14 @@ fn with_to_tag(message: &str) -> String {
     message.replacen("To: <sip:b@b>\r\n", "To: <sip:b@b>;tag=b\r\n", 1)
 }
 
-/// A call that is answered and confirmed.
-fn established(bench: &mut Bench) {
+/// A call that is answered and confirmed: its INVITE as it went on.
+fn established(bench: &mut Bench) -> String {
     let invite = with_contact(&bench::invite("x"), CARRIER);
-    let sent = bench.receive(SBC, &invite);
+    let mut sent = bench.receive(SBC, &invite);
     let answered = with_contact(&with_to_tag(&answer(&sent[0], "200 OK")), IPBX);
     bench.receive(SBC, &answered);
     bench.receive(SBC, &in_dialog(&sent[0], "ACK", 1));
+    sent.swap_remove(0)
 }
 
 /// A request from the caller along the route set that the INVITE recorded.
@@ -59,13 +60,12 @@ fn contacts_in(record: &DialogRecord) -> [String; 2] {
 #[test]
 fn a_re_invite_that_is_accepted_moves_both_legs_and_one_that_is_refused_none() {
     let mut bench = Bench::new(&view(vec![place("sip:127.0.0.40:5060", None, &[])]));
-    established(&mut bench);
+    let invite = established(&mut bench);
     let before = ["sip:a@carrier.example", "sip:b@ipbx.example"].map(str::to_owned);
     assert_eq!(contacts(&bench), before);
-    let first = bench.receive(SBC, &bench::invite("y"));
     for method in ["INVITE", "UPDATE"] {
         let request = |cseq| {
-            let request = in_dialog(&first[0], method, cseq);
+            let request = in_dialog(&invite, method, cseq);
             with_contact(&request, "<sip:a@elsewhere.example>")
         };
         let (refused, accepted) = match method {
