@@ -213,11 +213,13 @@ impl System {
         file
     }
 
-    /// Returns the call records that a router has written.
+    /// Returns the call records that a router has written; not a line that it is about to finish.
     pub(crate) fn records(&self, router: &str) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.path().join(router).join("calls.jsonl")).unwrap();
         let line = |line| serde_json::from_str(line).unwrap();
-        text.lines().map(line).collect()
+        let lines = text.split_inclusive('\n');
+        let finished = lines.filter_map(|line| line.strip_suffix('\n'));
+        finished.map(line).collect()
     }
 
     /// Returns the registries that nodes are told of.
