@@ -2,11 +2,13 @@
 //!
 //! Sans-IO. docs/replication.md says what is told to whom and who is right.
 
+mod change;
 mod clock;
 mod dialogs;
 mod digest;
 mod ended;
 mod entries;
+mod members;
 mod numbers;
 mod observation;
 mod record;
@@ -16,6 +18,7 @@ pub mod stock;
 pub mod tandem;
 mod unplaced;
 
+pub use change::{Change, Key, Origin, Record};
 pub use clock::{AHEAD_MAX, HybridClock, Now, Stamp, node_number};
 pub use dialogs::{Changed, Dialogs, DialogsConfig, Held};
 pub use digest::{Digests, PARTITIONS};
@@ -26,6 +29,6 @@ pub use record::{
     Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,
     Profiles, STOCK_EPOCH, Text, Variable,
 };
-pub use replica::{Change, Key, Origin, Record, Replica};
+pub use replica::Replica;
 pub use replication::{CellConfig, Replication, ReplicationConfig};
 pub use unplaced::UNPLACED_MAX;

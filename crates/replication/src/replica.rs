@@ -1,19 +1,21 @@
 //! Everything that one node holds of its cell: dialogs, tables, the sums over both, the tombstones.
 //!
-//! Every change passes [`Replica::note`], so that the sums are right after every step and whoever has
+//! Every change passes `note_dialog` or `note_entry`, so that the sums are right after every step and whoever has
 //! to tell others hears of each change once.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use htable::{By, Definition, Pattern, Value};
 
+use crate::change::{Change, Key, Origin, Record};
 use crate::clock::{HybridClock, Now, node_number};
 use crate::dialogs::{Changed, Dialogs, DialogsConfig};
 use crate::digest::{Digests, PARTITIONS};
 use crate::ended::{Ended, Rest, may_forget};
-use crate::entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord};
+use crate::entries::{Entries, EntryChanged, EntryError, EntryKey};
+use crate::members::Members;
 use crate::observation::Observation;
 use crate::record::{DialogKey, DialogRecord, DialogState, Ownership, STOCK_EPOCH, Text};
 use crate::unplaced::Unplaced;
@@ -27,56 +29,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How many partitions a sweep recomputes: all of them within 64 s.
 const SCRUBBED: usize = 4;
 
-/// Names a thing that is replicated.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
-    /// A dialog.
-    Dialog(DialogKey),
-    /// An entry of a table.
-    Entry(EntryKey),
-}
-
-/// What is known of a key, for another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
-    /// A dialog, and how long it lasts from now.
-    Dialog(Box<DialogRecord>, Duration),
-    /// An entry.
-    Entry(EntryRecord),
-}
-
-/// Who changed something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Origin {
-    /// This node: others have to be told.
-    Local,
-    /// A Tandem node, which tells everybody itself.
-    Tandem(SocketAddr),
-    /// A Kamailio node, which tells everybody itself.
-    Stock(SocketAddr),
-}
-
-impl Origin {
-    /// Returns the Kamailio node that it was.
-    fn stock(self) -> Option<SocketAddr> {
-        match self {
-            Self::Stock(node) => Some(node),
-            Self::Local | Self::Tandem(_) => None,
-        }
-    }
-}
-
-/// One change, to be told and to be watched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// What changed.
-    pub key: Key,
-    /// Who changed it.
-    pub origin: Origin,
-    /// For a dialog: its state before; `None` when it is new.
-    pub before: Option<DialogState>,
-}
-
 /// What one node holds of its cell.
 #[derive(Debug)]
 pub struct Replica {
@@ -88,12 +40,7 @@ pub struct Replica {
     changes: VecDeque<Change>,
     ended: Ended,
     unplaced: Unplaced,
-    /// The Tandem nodes that are heard.
-    up: BTreeSet<SocketAddr>,
-    /// Who is not among them is lost: not so before all have been asked.
-    knows_the_lost: bool,
-    /// For each Tandem member of the cell: when the last round with it began that found no difference.
-    clean_since: BTreeMap<SocketAddr, Option<Instant>>,
+    members: Members,
     /// When something in a partition changed last.
     changed_at: Box<[Option<Instant>; PARTITIONS]>,
     sweep_at: Option<Instant>,
@@ -115,9 +62,7 @@ impl Replica {
             changes: VecDeque::new(),
             ended: Ended::default(),
             unplaced: Unplaced::default(),
-            up: BTreeSet::new(),
-            knows_the_lost: false,
-            clean_since: BTreeMap::new(),
+            members: Members::new(own),
             changed_at: Box::new([None; PARTITIONS]),
             sweep_at: None,
             scrub: 0,
@@ -128,17 +73,14 @@ impl Replica {
 
     /// Sets the Tandem members of the cell, this node not among them.
     pub fn set_members(&mut self, others: &BTreeSet<SocketAddr>) {
-        self.clean_since.retain(|member, _| others.contains(member));
-        for member in others {
-            self.clean_since.entry(*member).or_insert(None);
-        }
+        self.members.set(others);
         let all = others.iter().copied().chain([self.own]);
         self.dialogs.set_members(all.collect());
     }
 
     /// Returns the Tandem members of the cell, this node not among them.
     pub fn members(&self) -> impl Iterator<Item = SocketAddr> {
-        self.clean_since.keys().copied()
+        self.members.iter()
     }
 
     /// Returns this node's DMQ address.
@@ -205,43 +147,21 @@ impl Replica {
 
     /// Takes the news that a Tandem node is heard.
     pub fn handle_up(&mut self, node: SocketAddr) {
-        self.up.insert(node);
+        self.members.handle_up(node);
     }
 
     /// Takes the news that every Tandem node that can be is heard: one that is not is lost.
     pub fn handle_all_up(&mut self) {
-        self.knows_the_lost = true;
+        self.members.handle_all_up();
     }
 
     /// Takes the news that a node is lost: silent, or back under a new incarnation. What had just ended there
     /// may not have been finished, so an heir does that: see [`Replica::poll_call_record`],
-    /// [`Replica::poll_inherited`]. A Kamailio's calls have no record.
+    /// [`Replica::poll_inherited`].
     pub fn handle_lost(&mut self, now: Instant, node: SocketAddr) {
-        let before = self.up.clone();
-        self.up.remove(&node);
-        let (dialogs, up, own) = (&self.dialogs, &self.up, self.own);
-        let ours = |key: &DialogKey| {
-            let Ownership { epoch, owner } = dialogs.dialog(key)?.record.ownership;
-            let is_a_kamailios = epoch == STOCK_EPOCH;
-            let is_lost = match is_a_kamailios {
-                true => owner == node,
-                false => owner != own && !up.contains(&owner),
-            };
-            let was_lost = owner != node && !before.contains(&owner);
-            let was_ours = was_lost && dialogs.is_first(key, &before);
-            let rest = match is_a_kamailios {
-                true => Rest::End,
-                false => Rest::EndAndRecord,
-            };
-            (is_lost && !was_ours && dialogs.is_first(key, up)).then_some(rest)
-        };
-        self.ended.inherit_recent(now, ours);
-    }
-
-    /// Tells whether a dialog belongs to a router that is lost, and this node is its heir.
-    fn is_heir(&self, key: &DialogKey, Ownership { epoch, owner }: Ownership) -> bool {
-        let is_lost = owner != self.own && self.knows_the_lost && !self.up.contains(&owner);
-        epoch != STOCK_EPOCH && is_lost && self.dialogs.is_first(key, &self.up)
+        let (dialogs, loss) = (&self.dialogs, self.members.handle_lost(node));
+        self.ended
+            .inherit_recent(now, |key| loss.rest(dialogs, key));
     }
 
     /// Tells whether it is ours to tell others that a dialog is over: it ended here, or we are its heir. For
@@ -255,8 +175,8 @@ impl Replica {
         let ownership = held.record.ownership;
         ownership.owner == self.own
             || self.ended.is_inherited(key)
-            || self.is_heir(key, ownership)
-            || ownership.epoch == STOCK_EPOCH && self.dialogs.is_first(key, &self.up)
+            || self.members.is_heir(&self.dialogs, key, ownership)
+            || ownership.epoch == STOCK_EPOCH && self.members.is_first(&self.dialogs, key)
     }
 
     /// Returns the next dialog that ended at a node which was lost before it can have told all Kamailio
@@ -541,9 +461,7 @@ impl Replica {
     /// Takes note that a round of comparing with a member, begun at `began`, found no difference: it
     /// knows of everything that had ended by then.
     pub fn compared_clean(&mut self, member: SocketAddr, began: Instant) {
-        if let Some(since) = self.clean_since.get_mut(&member) {
-            *since = (*since).max(Some(began));
-        }
+        self.members.compared_clean(member, began);
     }
 
     /// Ends what has reached its deadline, forgets tombstones, recomputes some sums.
@@ -615,10 +533,7 @@ impl Replica {
 
     /// Forgets the dead of whom every member knows.
     fn sweep(&mut self, now: Instant) {
-        let everybody_knows = |since: Instant| {
-            let mut clean_since = self.clean_since.values();
-            clean_since.all(|clean| clean.is_some_and(|clean| clean > since))
-        };
+        let everybody_knows = |since| self.members.know_of(since);
         while let Some(key) = self.ended.forget(now, everybody_knows) {
             self.dialogs.forget(&key);
         }
@@ -656,7 +571,7 @@ impl Replica {
         }
         if ownership.owner == self.own {
             self.ended.note_call_record(key.clone());
-        } else if self.is_heir(key, ownership) {
+        } else if self.members.is_heir(&self.dialogs, key, ownership) {
             let rest = match origin {
                 // A Kamailio ended it, and frees it everywhere.
                 Origin::Stock(_) => Rest::Record,

@@ -19,12 +19,13 @@ use dmq_bodies::{
 
 use super::sync::Asked;
 use super::{ALL_TOLD_WITHIN, Channel};
+use crate::change::Origin;
 use crate::clock::{Now, Stamp};
 use crate::record::{
     Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,
     Profiles, STOCK_EPOCH, Text, Variable,
 };
-use crate::replica::{Origin, Replica};
+use crate::replica::Replica;
 
 /// How long a dialog of a Kamailio node may stay unanswered: beyond its own `early_timeout` of 300 s,
 /// or we would end it in its stead.

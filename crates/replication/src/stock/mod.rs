@@ -28,11 +28,12 @@ use dmq_bodies::{Did, Numbering};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::change::{Change, Key, Origin};
 use crate::clock::Now;
 use crate::entries::EntryKey;
 use crate::numbers::Numbers;
 use crate::record::DialogKey;
-use crate::replica::{Change, Key, Origin, Replica};
+use crate::replica::Replica;
 use held_back::HeldBack;
 use node::{Line, Node, Sent};
 use repair::Differences;

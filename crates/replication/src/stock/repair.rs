@@ -14,9 +14,10 @@ use std::time::Duration;
 use dmq_bodies::Cell;
 
 use super::tables_out::whole_seconds;
+use crate::change::{Key, Origin, Record};
 use crate::clock::{Now, Stamp, node_number};
 use crate::entries::{EntryKey, EntryRecord, Write};
-use crate::replica::{Key, Origin, Record, Replica};
+use crate::replica::Replica;
 
 /// Ends that differ by less are the same: a cell tells them by the wall clock of its node.
 const DEADLINE_TOLERANCE: Duration = Duration::from_secs(60);

@@ -15,9 +15,10 @@ use super::node::Node;
 use super::repair::Differences;
 use super::sync::Asked;
 use super::{Channel, EARLY_MAX};
+use crate::change::Origin;
 use crate::clock::Now;
 use crate::entries::EntryKey;
-use crate::replica::{Origin, Replica};
+use crate::replica::Replica;
 
 /// How long a lifetime waits for its value.
 const EARLY: Duration = Duration::from_secs(1);

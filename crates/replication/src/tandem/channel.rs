@@ -17,9 +17,10 @@ use super::link::{Link, Peer, Said};
 use super::messages::{BodyError, Content, Hello, NODE_ID_BYTES_MAX, RECORDS_MAX, Records, decode};
 use super::repair::{Pulls, Repair};
 use super::status::{Counters, Kind, Lag, Status};
+use crate::change::{Change, Key, Origin, Record};
 use crate::clock::Now;
 use crate::record::{Cause, DialogState, End};
-use crate::replica::{Change, Key, Origin, Record, Replica};
+use crate::replica::Replica;
 
 /// Between two rounds with one node, lengthened by up to a tenth at random.
 const ROUND: Duration = Duration::from_secs(1);

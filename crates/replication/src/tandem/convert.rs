@@ -10,13 +10,13 @@ use std::time::Duration;
 use htable::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 
 use super::messages as wire;
+use crate::change::{Key, Record};
 use crate::clock::Stamp;
 use crate::entries::{EntryKey, EntryRecord, Write};
 use crate::record::{
     DialogKey, DialogRecord, End, IFLAGS, Leg, Lifetime, Ownership, Profile, Profiles, Text,
     Variable,
 };
-use crate::replica::{Key, Record};
 
 /// The longest time that something lasts from now; what lasts longer is said to last so long.
 pub const REMAINING_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -17,8 +17,9 @@ use super::messages::{
 };
 use super::pair::Pair;
 use super::status::{Counters, Kind, NodeStatus, Sent};
+use crate::change::Key;
 use crate::clock::Now;
-use crate::replica::{Key, Replica};
+use crate::replica::Replica;
 
 /// Keys that wait for one node because they changed, and as many because it asked for them; what is
 /// beyond is left to repair, counted.

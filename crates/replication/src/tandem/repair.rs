@@ -14,9 +14,10 @@ use super::messages::{
     BODY_BYTES_TARGET, Content, Differing, Group, Keys, List, Offer, Partitions, Pull, Root,
 };
 use super::status::Counters;
+use crate::change::Key;
 use crate::clock::Now;
 use crate::digest::PARTITIONS;
-use crate::replica::{Key, Replica};
+use crate::replica::Replica;
 
 /// Keys that are on their way here because they were asked for.
 pub const PULLS_MAX: usize = 131_072;

@@ -6,7 +6,7 @@
 use super::HelloData;
 use super::convert;
 use super::messages::{self, BodyError, Content, Group, List};
-use crate::replica::{Key, Record};
+use crate::change::{Key, Record};
 
 /// What a body says.
 #[derive(Clone, Debug, PartialEq)]
