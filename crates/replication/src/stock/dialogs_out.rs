@@ -4,30 +4,26 @@
 //! rises, all of it when variables or profiles change, and STATE(4) again when a leg of a confirmed
 //! dialog has moved. A node that was away or asked for everything may have started anew or not: a STATE
 //! for a dialog that it does not know makes it log an ERROR, so it is told whole of every dialog. One that it
-//! refuses it is told again, ever more seldom, while it goes on. What it is told of ends is in `ends`. Source:
-//! PROTOCOL 5.
+//! refuses it is told again, ever more seldom, while it goes on. What it is told of ends is in `ends`, in which
+//! words in `words`. Source: PROTOCOL 5.
 
 mod ends;
+mod words;
 
-use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use bytes::Bytes;
-use dmq_bodies::{
-    Change as StateTold, DialogDialect, DialogMessage, DialogState as WireState, Did,
-    Leg as WireLeg, Profile as WireProfile, Remove, StateChange, Timing, Update,
-};
-use siphasher::sip::SipHasher24;
+use dmq_bodies::DialogState as WireState;
 
 use super::node::{Line, Node, Scan, Sending, Sent};
 use super::sync::again_after;
 use super::{Counters, DIALOG_CHANNEL, SCAN_QUEUE, TOLD_MAX};
 use crate::clock::Now;
 use crate::numbers::Numbers;
-use crate::record::{DialogKey, DialogRecord, DialogState, Leg, Ownership, STOCK_EPOCH, Text};
+use crate::record::{DialogKey, DialogRecord, DialogState, Ownership, STOCK_EPOCH};
 use crate::replica::Replica;
 use ends::Ending;
+use words::{body_of, extras_hash, legs_hash, shown_state};
 
 /// One message about a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +45,9 @@ pub(super) enum Step {
 pub(super) struct Content {
     /// The state as a node is told it.
     state: WireState,
-    /// A hash of what the legs are, CSeq left out: every request in the dialog raises that.
+    /// The legs, as a hash.
     legs: u64,
-    /// A hash of variables and profiles.
+    /// Variables and profiles, as a hash.
     extras: u64,
 }
 
@@ -363,10 +359,7 @@ impl Node {
             let forgotten = is_forgotten.then(|| forgotten(line.now, line.address));
             let record = record.or(forgotten.as_ref());
             let body = body_of(step, &key, record, numbers.did(&key), at, self.iflags_shown);
-            let (body, content) = (
-                body.as_ref().map(|(body, _)| body.clone()),
-                body.map(|it| it.1),
-            );
+            let content = record.map_or(ENDED, Content::of);
             match line.send(DIALOG_CHANNEL, body) {
                 Sending::Full => return false,
                 Sending::TooLong => {
@@ -382,7 +375,6 @@ impl Node {
                         told.is_crossed &= step != Step::Update;
                         told.dated = at.unwrap_or(told.dated);
                     }
-                    let content = content.unwrap_or(ENDED);
                     self.requests
                         .insert(request, Sent::Dialog(key, step, content));
                 }
@@ -475,163 +467,4 @@ fn forgotten(now: Now, node: SocketAddr) -> DialogRecord {
         created: now.wall_seconds(),
         ..DialogRecord::new(ownership)
     }
-}
-
-/// Writes a message; `None` when it would be too long.
-fn body_of(
-    step: Step,
-    key: &DialogKey,
-    record: Option<&DialogRecord>,
-    did: Did,
-    last_modified: Option<u64>,
-    with_iflags: bool,
-) -> Option<(Bytes, Content)> {
-    let content = record.map_or(ENDED, Content::of);
-    let message = match (step, record) {
-        (Step::Remove, _) => DialogMessage::Remove(Remove { did, last_modified }),
-        (Step::Update | Step::EndWhole, Some(record)) => {
-            let mut update = update(key, record, did, last_modified);
-            update.iflags = Some(record.iflags).filter(|_| with_iflags);
-            if step == Step::EndWhole {
-                // Of no use there any more, and an end must never be too long.
-                update.variables.clear();
-                update.profiles.clear();
-            }
-            DialogMessage::Update(Box::new(update))
-        }
-        (Step::State, Some(record)) => DialogMessage::State(Box::new(StateChange {
-            did,
-            last_modified,
-            change: state_told(record),
-        })),
-        (Step::End, _) | (Step::EndWhole | Step::Update | Step::State, None) => {
-            DialogMessage::State(Box::new(StateChange {
-                did,
-                last_modified,
-                change: StateTold::Deleted,
-            }))
-        }
-    };
-    let dialect = DialogDialect {
-        last_modified: last_modified.is_some(),
-    };
-    Some((message.encode(dialect).ok()?, content))
-}
-
-fn update(key: &DialogKey, record: &DialogRecord, did: Did, last_modified: Option<u64>) -> Update {
-    let variables = record.variables.iter();
-    Update {
-        did,
-        last_modified,
-        init_ts: record.created,
-        iflags: None,
-        call_id: Bytes::copy_from_slice(&key.call_id),
-        from_uri: bytes(&record.from_uri),
-        to_uri: bytes(&record.to_uri),
-        request_uri: bytes(&record.request_uri),
-        caller: leg(&record.caller),
-        callee: named(&record.callee),
-        variables: variables
-            .filter_map(|(name, variable)| Some((bytes(name), bytes(variable.value.as_ref()?))))
-            .collect(),
-        profiles: record.profiles.list.iter().map(profile).collect(),
-        state: shown_state(record.state),
-        timing: timing(record),
-    }
-}
-
-fn state_told(record: &DialogRecord) -> StateTold {
-    let (timing, caller) = (timing(record), named(&record.caller));
-    match shown_state(record.state) {
-        WireState::Confirmed => StateTold::Confirmed {
-            timing,
-            caller,
-            callee: named(&record.callee),
-        },
-        WireState::Deleted => StateTold::Deleted,
-        WireState::Unconfirmed | WireState::Early | WireState::ConfirmedNoAck => {
-            StateTold::Early { timing, caller }
-        }
-    }
-}
-
-/// Returns the state as nodes are told it: that a 2xx has passed they are told with its ACK.
-fn shown_state(state: DialogState) -> WireState {
-    match state {
-        DialogState::Unconfirmed => WireState::Unconfirmed,
-        DialogState::Early | DialogState::Answered => WireState::Early,
-        DialogState::Confirmed => WireState::Confirmed,
-        DialogState::Ended => WireState::Deleted,
-    }
-}
-
-fn timing(record: &DialogRecord) -> Timing {
-    Timing {
-        // Nodes read a time of answer as that of an answered dialog.
-        start_ts: Some(record.answered)
-            .filter(|at| *at != 0 && shown_state(record.state) == WireState::Confirmed),
-        lifetime: Some(record.lifetime.seconds),
-    }
-}
-
-fn named(known: &Leg) -> Option<WireLeg> {
-    (!known.tag.is_empty()).then(|| leg(known))
-}
-
-fn leg(leg: &Leg) -> WireLeg {
-    WireLeg {
-        tag: bytes(&leg.tag),
-        cseq: leg.cseq.to_string().into(),
-        route_set: bytes(&leg.route_set),
-        contact: bytes(&leg.contact),
-    }
-}
-
-fn profile(profile: &crate::record::Profile) -> WireProfile {
-    WireProfile {
-        name: bytes(&profile.name),
-        value: profile.value.as_ref().map(bytes),
-        puid: bytes(&profile.puid),
-        expires: Some(profile.expires).filter(|at| *at != 0),
-        flags: profile.flags,
-    }
-}
-
-fn bytes(text: &Text) -> Bytes {
-    Bytes::copy_from_slice(text)
-}
-
-fn legs_hash(record: &DialogRecord) -> u64 {
-    let mut hasher = SipHasher24::new();
-    for leg in [&record.caller, &record.callee] {
-        for text in [&leg.tag, &leg.contact, &leg.route_set] {
-            feed(&mut hasher, text);
-        }
-    }
-    hasher.finish()
-}
-
-fn extras_hash(record: &DialogRecord) -> u64 {
-    let mut hasher = SipHasher24::new();
-    for (name, variable) in &record.variables {
-        if let Some(value) = &variable.value {
-            feed(&mut hasher, name);
-            feed(&mut hasher, value);
-        }
-    }
-    for profile in &record.profiles.list {
-        hasher.write_u8(1);
-        for text in [&profile.name, &profile.puid] {
-            feed(&mut hasher, text);
-        }
-        feed(&mut hasher, profile.value.as_deref().unwrap_or_default());
-        hasher.write(&profile.expires.to_le_bytes());
-        hasher.write(&profile.flags.to_le_bytes());
-    }
-    hasher.finish()
-}
-
-fn feed(hasher: &mut SipHasher24, text: &[u8]) {
-    hasher.write(&(text.len() as u64).to_le_bytes());
-    hasher.write(text);
 }
