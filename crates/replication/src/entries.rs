@@ -206,6 +206,20 @@ impl Entries {
             .map(|(_, key)| (key, self.hash(key)))
     }
 
+    /// Changes a number behind the back of the sums, as a flipped bit would.
+    pub(crate) fn flip(&mut self, key: &EntryKey) {
+        let Some(table) = self.tables.table_mut(&key.table) else {
+            return;
+        };
+        if let Some(mut entry) = table.delete(&key.key)
+            && let Value::Int(number) = &mut entry.value
+        {
+            *number ^= 1;
+            // It was there a moment ago.
+            let _ = table.merge(&key.key, entry);
+        }
+    }
+
     /// Returns the keys of a partition that are gone.
     pub fn partition_gone(&self, partition: u8) -> impl Iterator<Item = &EntryKey> {
         let from = (partition, EntryKey::default());

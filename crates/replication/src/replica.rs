@@ -518,10 +518,13 @@ impl Replica {
         wrong
     }
 
-    /// Flips a bit of a dialog in memory, for tests.
+    /// Flips a bit in memory, for tests.
     #[doc(hidden)]
-    pub fn flip(&mut self, key: &DialogKey) {
-        self.dialogs.flip(key);
+    pub fn flip(&mut self, key: &Key) {
+        match key {
+            Key::Dialog(key) => self.dialogs.flip(key),
+            Key::Entry(key) => self.entries.flip(key),
+        }
     }
 
     fn scrub(&mut self) {

@@ -209,30 +209,49 @@ proptest! {
     }
 }
 
+/// Two nodes, and a dialog and an entry that both hold.
+fn with_one_of_each(seed: u64) -> (World, [Key; 2]) {
+    let mut world = World::new(seed, 2);
+    world.tables = vec![Definition {
+        replicate: true,
+        ..Definition::new("t")
+    }];
+    world.start_all();
+    let dialog = dialog_key("call 7", 8);
+    world.establish(0, &dialog);
+    let set =
+        |now, replica: &mut Replica| replica.set(now, &entry(1), Value::Int(7), Origin::Local);
+    world.write(0, set).unwrap();
+    world.run(seconds(2));
+    (world, [Key::Dialog(dialog), Key::Entry(entry(1))])
+}
+
 #[test]
 fn a_flipped_bit_is_found_by_verifying_at_once() {
-    let mut world = World::running(1, 2);
-    let key = dialog_key("one", 1);
-    world.establish(0, &key);
-    world.write(0, |_, replica| {
-        replica.flip(&key);
-        assert!(replica.verify() > 0);
-        assert_eq!(replica.verify(), 0);
-        assert!(replica.flipped() > 0);
-    });
+    let (mut world, keys) = with_one_of_each(1);
+    for key in keys {
+        world.write(0, |_, replica| {
+            let before = replica.flipped();
+            replica.flip(&key);
+            assert!(replica.verify() > 0, "{key:?}");
+            assert_eq!(replica.verify(), 0);
+            assert!(replica.flipped() > before);
+        });
+    }
 }
 
 #[test]
 fn a_flipped_bit_is_found_by_the_scrub_within_64_seconds_and_repaired() {
-    let mut world = World::running(2, 2);
-    for n in 0..50 {
+    let (mut world, keys) = with_one_of_each(2);
+    for n in 20..70 {
         world.establish(0, &dialog_key(&format!("call {n}"), n + 1));
     }
-    world.run(seconds(2));
-    let key = dialog_key("call 7", 8);
-    world.write(1, |_, replica| replica.flip(&key));
-    world.run(TOMBSTONE_MIN.min(seconds(64)));
-    assert!(world.replica(1).flipped() > 0);
-    world.run_until_agreed(seconds(5));
-    world.check_equal();
+    for key in keys {
+        let before = world.replica(1).flipped();
+        world.write(1, |_, replica| replica.flip(&key));
+        world.run(TOMBSTONE_MIN.min(seconds(64)));
+        assert!(world.replica(1).flipped() > before, "{key:?}");
+        world.run_until_agreed(seconds(5));
+        world.check_equal();
+    }
 }
