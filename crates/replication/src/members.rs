@@ -70,6 +70,16 @@ impl Members {
         self.knows_the_lost = true;
     }
 
+    /// Tells whether a node is a Tandem node that is heard.
+    pub(crate) fn hears(&self, node: SocketAddr) -> bool {
+        self.up.contains(&node)
+    }
+
+    /// Tells whether this node has the lowest address of itself and those that are heard.
+    pub(crate) fn is_lowest(&self) -> bool {
+        self.up.first().is_none_or(|other| self.own < *other)
+    }
+
     /// A node is lost: silent, or back under a new incarnation.
     pub(crate) fn handle_lost(&mut self, node: SocketAddr) -> Loss<'_> {
         let before = self.up.clone();

@@ -41,6 +41,8 @@ pub struct Replica {
     ended: Ended,
     unplaced: Unplaced,
     members: Members,
+    /// Routers of whose loss nobody has been told yet.
+    lost: VecDeque<SocketAddr>,
     /// When something in a partition changed last.
     changed_at: Box<[Option<Instant>; PARTITIONS]>,
     sweep_at: Option<Instant>,
@@ -63,6 +65,7 @@ impl Replica {
             ended: Ended::default(),
             unplaced: Unplaced::default(),
             members: Members::new(own),
+            lost: VecDeque::new(),
             changed_at: Box::new([None; PARTITIONS]),
             sweep_at: None,
             scrub: 0,
@@ -159,6 +162,9 @@ impl Replica {
     /// may not have been finished, so an heir does that: see [`Replica::poll_call_record`],
     /// [`Replica::poll_inherited`].
     pub fn handle_lost(&mut self, now: Instant, node: SocketAddr) {
+        if self.members.hears(node) {
+            self.lost.push_back(node);
+        }
         let (dialogs, loss) = (&self.dialogs, self.members.handle_lost(node));
         self.ended
             .inherit_recent(now, |key| loss.rest(dialogs, key));
@@ -177,6 +183,28 @@ impl Replica {
             || self.ended.is_inherited(key)
             || self.members.is_heir(&self.dialogs, key, ownership)
             || ownership.epoch == STOCK_EPOCH && self.members.is_first(&self.dialogs, key)
+    }
+
+    /// Returns the next router that was lost: what it had written a moment before, Kamailio nodes may not have
+    /// been told.
+    pub fn poll_lost(&mut self) -> Option<SocketAddr> {
+        self.lost.pop_front()
+    }
+
+    /// Tells whether it is ours to see that others know of a dialog that goes on: it is our own, or its router is
+    /// lost and we are its heir.
+    pub(crate) fn looks_after(&self, key: &DialogKey, ownership: Ownership) -> bool {
+        ownership.owner == self.own || self.members.is_heir(&self.dialogs, key, ownership)
+    }
+
+    /// Tells whether this node comes first for a dialog, of itself and the routers that are heard.
+    pub(crate) fn is_first(&self, key: &DialogKey) -> bool {
+        self.members.is_first(&self.dialogs, key)
+    }
+
+    /// Tells whether this node is the one of all routers that are heard to do what one has to.
+    pub(crate) fn is_lowest(&self) -> bool {
+        self.members.is_lowest()
     }
 
     /// Returns the next dialog that ended at a node which was lost before it can have told all Kamailio

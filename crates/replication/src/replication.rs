@@ -314,6 +314,10 @@ impl Replication {
                 self.tandem.note(now, &change);
                 self.stock.note(now, &self.replica, &change);
             }
+            while let Some(lost) = self.replica.poll_lost() {
+                news = true;
+                self.stock.note_router_lost(&self.replica, lost);
+            }
             while let Some(key) = self.replica.poll_inherited() {
                 news = true;
                 self.stock.note_inherited(now, &key);

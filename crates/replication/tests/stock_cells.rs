@@ -8,18 +8,19 @@
 
 mod stock_model;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use dmq_bodies::Did;
+use dmq_bodies::{DialogState as WireState, Did};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use replication::tandem::Kind;
+use replication::{LegSeen, Observed};
 use stock_model::cell::{Cell, address};
 use stock_model::kamailio::Table;
 use stock_model::kamailio::Version::{self, V56, V62};
-use stock_model::{LONG, SHORT, ms, text};
+use stock_model::{LONG, SHORT, invited, leg, ms, text};
 
 /// Prints the seed when a test fails with it.
 struct Seed(u64);
@@ -178,6 +179,64 @@ fn what_a_kamailio_ended_just_before_its_death_is_freed_at_the_others() {
         let errors = cell.kamailio(3).log.iter();
         let errors: Vec<_> = errors.filter(|line| line.starts_with("ERROR")).collect();
         assert!(errors.is_empty(), "{errors:?}");
+    }
+}
+
+#[test]
+fn what_a_kamailio_had_not_been_told_when_its_router_was_lost_the_others_tell_it() {
+    for seed in 1..9 {
+        let _seed = Seed(seed);
+        let mut cell = Cell::settled(seed, &[V56, V56]);
+        for key in ["changed", "gone"] {
+            cell.set(0, LONG, key, "1");
+        }
+        cell.see(0, "answered", invited());
+        cell.run(ms(500));
+        // For a moment it hears nobody.
+        cell.cut.insert(2);
+        let ringing = || Observed::Rang(leg(0, "sip:bob@10.9.0.2"));
+        for what in [
+            ringing(),
+            Observed::Answered(LegSeen::default()),
+            Observed::Acked,
+        ] {
+            cell.see(0, "answered", what);
+        }
+        for what in [invited(), ringing()] {
+            cell.see(0, "ringing", what);
+        }
+        cell.set(0, LONG, "changed", "2");
+        cell.set(0, LONG, "new", "1");
+        cell.delete(0, LONG, "gone");
+        cell.run(ms(200));
+        match seed % 2 {
+            0 => cell.stop(0),
+            _ => cell.start_tandem(0),
+        }
+        cell.cut.clear();
+        cell.run(ms(10_000));
+        for i in [2, 3] {
+            let dialogs = cell.kamailio(i).dialogs.values();
+            let states = dialogs.map(|dialog| (dialog.call_id.clone(), dialog.state));
+            let states: BTreeMap<_, _> = states.collect();
+            let expected = [
+                (b"answered".as_slice().into(), WireState::Confirmed),
+                (b"ringing".as_slice().into(), WireState::Early),
+            ];
+            assert_eq!(states, expected.into(), "at {i}");
+        }
+        // Tables are compared once in a minute at the most.
+        cell.run(ms(70_000));
+        let expected = [("changed", "2"), ("new", "1")];
+        let expected = expected.map(|(key, value)| (key.into(), text(value)));
+        for i in 1..4 {
+            assert_eq!(cell.values(i, LONG), expected.clone().into(), "at {i}");
+        }
+        for i in [2, 3] {
+            let log = cell.kamailio(i).log.iter();
+            let errors: Vec<_> = log.filter(|line| line.starts_with("ERROR")).collect();
+            assert!(errors.is_empty(), "at {i}: {errors:?}");
+        }
     }
 }
 

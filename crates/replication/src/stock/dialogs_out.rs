@@ -301,7 +301,6 @@ impl Node {
     /// Finds the dialogs that are to be told anew, a few partitions at a time.
     pub(super) fn scan_dialogs(
         &mut self,
-        own: SocketAddr,
         others: impl Fn(SocketAddr) -> bool,
         replica: &Replica,
         counters: &mut Counters,
@@ -310,12 +309,19 @@ impl Node {
             && self.dialog_queue.len() < SCAN_QUEUE
         {
             for (key, held) in replica.dialogs().partition_iter(partition) {
-                let owner = held.record.ownership.owner;
+                let ownership = held.record.ownership;
+                let owner = ownership.owner;
+                let is_orphan = || {
+                    let is_a_routers = ownership.epoch != STOCK_EPOCH;
+                    is_a_routers && self.orphaned_by.contains(&owner) && replica.is_first(key)
+                };
                 let is_wanted = match scan {
-                    Scan::Own => owner == own,
+                    _ if held.record.is_ended() => false,
+                    Scan::Orphans => is_orphan(),
+                    Scan::Ours => replica.looks_after(key, ownership) || is_orphan(),
                     Scan::All => !others(owner),
                 };
-                if held.record.is_ended() || !is_wanted {
+                if !is_wanted {
                     continue;
                 }
                 if let Some(told) = self.told_of(key, counters) {
@@ -325,6 +331,9 @@ impl Node {
                 }
             }
             self.scan = partition.checked_add(1).map(|next| (scan, next));
+            if self.scan.is_none() {
+                self.orphaned_by.clear();
+            }
         }
     }
 

@@ -219,6 +219,17 @@ impl Channel {
         }
     }
 
+    /// Takes the news that a router is lost: what it was about to tell Kamailio nodes, its heirs tell them, and one
+    /// of all compares the tables.
+    pub fn note_router_lost(&mut self, replica: &Replica, lost: SocketAddr) {
+        for node in self.nodes.values_mut().filter(|node| node.is_up) {
+            node.scan_orphans(lost);
+        }
+        if replica.is_lowest() {
+            let _ = self.repair(None);
+        }
+    }
+
     /// A node has told everybody of a dialog that is over, as one does that is asked for all of its dialogs:
     /// those that have freed it already have it again.
     fn note_revived(&mut self, now: Now, key: &DialogKey) {
@@ -326,7 +337,7 @@ impl Channel {
                 .is_some_and(|until| now.monotonic < until);
             let is_other = |owner| owner != *address && stock.contains(&owner);
             loop {
-                node.scan_dialogs(self.own, is_other, replica, line.counters);
+                node.scan_dialogs(is_other, replica, line.counters);
                 let is_open = node.send_dialogs(&mut line, may_be_ahead, replica, &self.numbers);
                 if !is_open || node.scan.is_none() {
                     break;

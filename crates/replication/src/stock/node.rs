@@ -1,6 +1,7 @@
 //! One Kamailio node: what it was told, what waits to be told, what it has shown of itself.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -30,11 +31,13 @@ pub(super) enum Sent {
     Ask(Asked),
 }
 
-/// Which dialogs have to be told anew.
+/// Which dialogs have to be told anew: each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Scan {
+    /// A router was lost: those of its dialogs whose heir we are.
+    Orphans,
     /// It came back: those that we look after.
-    Own,
+    Ours,
     /// It asked: all but those that another Kamailio node looks after.
     All,
 }
@@ -52,6 +55,8 @@ pub(super) struct Node {
     pub(super) later: BTreeSet<(Instant, DialogKey)>,
     /// The dialogs to be told anew from this partition on.
     pub(super) scan: Option<(Scan, u8)>,
+    /// The routers that were lost before it was told anew of theirs; they may be back.
+    pub(super) orphaned_by: BTreeSet<SocketAddr>,
     pub(super) entries: BTreeMap<EntryKey, EntryWork>,
     pub(super) entry_queue: VecDeque<EntryKey>,
     /// Our answer to its request for all cells.
@@ -109,6 +114,7 @@ impl Default for Node {
             dialog_queue: VecDeque::new(),
             later: BTreeSet::new(),
             scan: None,
+            orphaned_by: BTreeSet::new(),
             entries: BTreeMap::new(),
             entry_queue: VecDeque::new(),
             answer: None,
@@ -146,7 +152,7 @@ impl Node {
     pub(super) fn come_up(&mut self, ask_at: Instant) {
         self.is_up = true;
         self.unknown_tables.clear();
-        self.scan_from_start(Scan::Own);
+        self.scan_from_start(Scan::Ours);
         self.wants_dialogs = true;
         self.wants_tables = true;
         self.has_told_dialogs = false;
@@ -169,6 +175,7 @@ impl Node {
         self.withdrawn.extend(requests.into_keys());
         self.dialog_queue.clear();
         self.scan = None;
+        self.orphaned_by.clear();
         self.entries.clear();
         self.entry_queue.clear();
         self.answer = None;
@@ -181,6 +188,12 @@ impl Node {
     pub(super) fn scan_from_start(&mut self, scan: Scan) {
         let scan = self.scan.map_or(scan, |(former, _)| former.max(scan));
         self.scan = Some((scan, 0));
+    }
+
+    /// A router is lost.
+    pub(super) fn scan_orphans(&mut self, lost: SocketAddr) {
+        self.orphaned_by.insert(lost);
+        self.scan_from_start(Scan::Orphans);
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -266,7 +279,7 @@ impl Node {
 /// The way to one node.
 pub(super) struct Line<'a> {
     pub(super) now: Now,
-    pub(super) address: std::net::SocketAddr,
+    pub(super) address: SocketAddr,
     pub(super) bus: &'a mut Bus,
     pub(super) counters: &'a mut Counters,
 }

@@ -10,11 +10,13 @@ use htable::Value;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use replication::{
-    CellConfig, DialogsConfig, Now, Origin, Replica, Replication, ReplicationConfig,
+    CellConfig, DialogsConfig, Now, Observed, Origin, Replica, Replication, ReplicationConfig,
 };
 
 use super::kamailio::{Kamailio, Version};
-use super::{HASH_SIZE, Said, WALL, definitions, entry, ms, origin, rules, text, with_message};
+use super::{
+    HASH_SIZE, Said, WALL, definitions, entry, ms, observation, origin, rules, text, with_message,
+};
 
 /// The address of place `i`.
 pub fn address(i: usize) -> SocketAddr {
@@ -191,6 +193,12 @@ impl Cell {
         let done = act(now, kamailio);
         self.flush();
         done
+    }
+
+    /// Has a router see something of a call, sent by the caller.
+    pub fn see(&mut self, i: usize, call_id: &str, what: Observed) {
+        let seen = observation(call_id, true, what);
+        self.write(i, |now, replica| replica.observe(now, seen));
     }
 
     /// Sets a key, whatever runs there.

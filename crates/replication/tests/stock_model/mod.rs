@@ -246,21 +246,7 @@ impl World {
 
     /// Has our router see something of a call, and tells it.
     pub fn see(&mut self, call_id: &str, from_caller: bool, what: Observed) {
-        let tags = match from_caller {
-            true => ("caller", "callee"),
-            false => ("callee", "caller"),
-        };
-        let to_tag = match what {
-            Observed::Invited { .. } => "",
-            _ => tags.1,
-        };
-        let seen = Observation {
-            call_id: call_id.as_bytes().into(),
-            h_id: Some(h_id(call_id)),
-            from_tag: tags.0.as_bytes().into(),
-            to_tag: to_tag.as_bytes().into(),
-            what,
-        };
+        let seen = observation(call_id, from_caller, what);
         self.write(|now, replica| replica.observe(now, seen));
     }
 
@@ -277,13 +263,7 @@ impl World {
     }
 
     pub fn invite(&mut self, call_id: &str) {
-        let what = Observed::Invited {
-            from_uri: (*b"sip:alice@lab.example").into(),
-            to_uri: (*b"sip:bob@lab.example").into(),
-            request_uri: (*b"sip:bob@10.9.0.2").into(),
-            caller: leg(1, "sip:alice@10.9.0.1"),
-        };
-        self.see(call_id, true, what);
+        self.see(call_id, true, invited());
     }
 
     pub fn ring(&mut self, call_id: &str) {
@@ -492,6 +472,34 @@ pub fn leg(cseq: u32, contact: &str) -> LegSeen {
         cseq,
         contact: contact.as_bytes().into(),
         route_set: Box::default(),
+    }
+}
+
+/// What a router sees of a call of ours.
+pub fn observation(call_id: &str, from_caller: bool, what: Observed) -> Observation {
+    let tags = match from_caller {
+        true => ("caller", "callee"),
+        false => ("callee", "caller"),
+    };
+    let to_tag = match what {
+        Observed::Invited { .. } => "",
+        _ => tags.1,
+    };
+    Observation {
+        call_id: call_id.as_bytes().into(),
+        h_id: Some(h_id(call_id)),
+        from_tag: tags.0.as_bytes().into(),
+        to_tag: to_tag.as_bytes().into(),
+        what,
+    }
+}
+
+pub fn invited() -> Observed {
+    Observed::Invited {
+        from_uri: (*b"sip:alice@lab.example").into(),
+        to_uri: (*b"sip:bob@lab.example").into(),
+        request_uri: (*b"sip:bob@10.9.0.2").into(),
+        caller: leg(1, "sip:alice@10.9.0.1"),
     }
 }
 
