@@ -16,7 +16,7 @@ use dmq_bodies::{DialogState as WireState, Did};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use replication::tandem::Kind;
-use replication::{LegSeen, Observed};
+use replication::{Cause, LegSeen, Observed, Replica};
 use stock_model::cell::{Cell, address};
 use stock_model::kamailio::Table;
 use stock_model::kamailio::Version::{self, V56, V62};
@@ -233,6 +233,39 @@ fn what_a_kamailio_had_not_been_told_when_its_router_was_lost_the_others_tell_it
             assert_eq!(cell.values(i, LONG), expected.clone().into(), "at {i}");
         }
         for i in [2, 3] {
+            let log = cell.kamailio(i).log.iter();
+            let errors: Vec<_> = log.filter(|line| line.starts_with("ERROR")).collect();
+            assert!(errors.is_empty(), "at {i}: {errors:?}");
+        }
+    }
+}
+
+#[test]
+fn a_call_whose_requests_pass_both_routers_ends_once() {
+    for seed in 1..9 {
+        let _seed = Seed(seed);
+        let mut cell = Cell::settled(seed, &[V56, V56]);
+        let answered = Observed::Answered(leg(0, "sip:bob@10.9.0.2"));
+        for what in [invited(), answered, Observed::Acked] {
+            cell.see(0, "a", what);
+            cell.run(ms(100));
+        }
+        cell.see(1, "a", Observed::Requested { cseq: 5 });
+        // Its owner has heard of that, or not yet: then both hold themselves for it when it ends.
+        let has_heard = seed % 2 == 0;
+        cell.run(ms(u64::from(has_heard) * 100));
+        cell.see(0, "a", Observed::Ended(Cause::Bye));
+        cell.run(ms(10_000));
+        let records = [0, 1].map(|i| {
+            let is_due = |replica: &mut Replica| replica.poll_call_record().is_some();
+            cell.write(i, |_, replica| is_due(replica))
+        });
+        assert_eq!(records, [true, !has_heard], "records with one id");
+        for i in [2, 3] {
+            let said = cell.said.iter().filter(|(_, said)| said.to == address(i));
+            let words: Vec<_> = said.map(|(by, said)| (*by, said.word())).collect();
+            let ends = words.iter().filter(|(_, word)| word.contains('5'));
+            assert_eq!(ends.count(), 1, "{words:?}");
             let log = cell.kamailio(i).log.iter();
             let errors: Vec<_> = log.filter(|line| line.starts_with("ERROR")).collect();
             assert!(errors.is_empty(), "at {i}: {errors:?}");
