@@ -278,6 +278,12 @@ pub(crate) fn peer(arguments: &Arguments) -> Result<()> {
     if arguments.only.is_none() {
         results::write_down(&table, arguments.rounds, arguments.seconds, load_average)?;
     }
+    let missed = results.missed();
+    ensure!(
+        missed.is_empty(),
+        "promised otherwise: {}",
+        missed.join("; ")
+    );
     Ok(())
 }
 

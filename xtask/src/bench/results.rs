@@ -10,6 +10,9 @@ use serde_json::{Map, Value, json};
 use super::{Load, RATES, Run, Side};
 use crate::shell;
 
+/// The most that Tandem may take of Kamailio's processor time for a call.
+const CPU_SHARE_MAX: f64 = 0.5;
+
 /// One figure of one run.
 struct Figure {
     side: Side,
@@ -202,6 +205,51 @@ impl Results {
         table
     }
 
+    /// Returns what is promised and these runs do not show; what was not measured is passed over.
+    pub(super) fn missed(&self) -> Vec<String> {
+        let mut missed = Vec::new();
+        let mut cpu = |what: String, read: &dyn Fn(Side) -> Option<f64>| {
+            if let (Some(kamailio), Some(tandem)) = (read(Side::Kamailio), read(Side::Tandem))
+                && tandem > kamailio * CPU_SHARE_MAX
+            {
+                let share = tandem / kamailio;
+                missed.push(format!("{what} {share:.2} of Kamailio's processor time"));
+            }
+        };
+        for rate in RATES {
+            cpu(format!("the SBC at {rate}/s takes"), &|side| {
+                self.steady(side, rate, |figure| figure.sbc)
+            });
+            cpu(format!("the routers at {rate}/s take"), &|side| {
+                self.steady(side, rate, |figure| figure.routers)
+            });
+        }
+        cpu(
+            "the routers of 6000 calls at 500/s take".to_owned(),
+            &|side| self.held(side, |figure| Some(figure.routers)),
+        );
+        let none = [
+            (
+                "dialogs differ 5 s after the last BYE",
+                self.differ(Side::Tandem, |held| held.differ_ended),
+            ),
+            (
+                "calls failed",
+                self.worst(Side::Tandem, |_| true, |figure| f64::from(figure.failed)),
+            ),
+            (
+                "requests waited over 1 s",
+                self.worst(Side::Tandem, |_| true, |figure| f64::from(figure.over_1s)),
+            ),
+        ];
+        let seen = none.into_iter().filter_map(|(what, count)| {
+            let count = count.filter(|count| *count > 0.0)?;
+            Some(format!("{count:.0} {what}"))
+        });
+        missed.extend(seen);
+        missed
+    }
+
     /// Returns the figures as one JSON object; what was not measured is null.
     pub(super) fn json(&self) -> Value {
         let sides = |read: &dyn Fn(Side) -> Option<f64>| json!({"kamailio": read(Side::Kamailio), "tandem": read(Side::Tandem)});
@@ -302,6 +350,27 @@ mod tests {
                 memory_kib: sbc / 10.0,
             }),
         }
+    }
+
+    #[test]
+    fn what_is_promised_and_not_shown_is_named() {
+        let of = |sbc, failed, differ_ended| {
+            let mut ours = figure(Side::Tandem, Load::Held, sbc, failed);
+            ours.held.as_mut().unwrap().differ_ended = differ_ended;
+            Results(vec![figure(Side::Kamailio, Load::Held, 300.0, 9), ours]).missed()
+        };
+        assert_eq!(of(150.0, 0, 0), Vec::<String>::new());
+        assert_eq!(
+            of(153.0, 2, 3),
+            [
+                "the routers of 6000 calls at 500/s take 0.51 of Kamailio's processor time",
+                "3 dialogs differ 5 s after the last BYE",
+                "2 calls failed",
+                "2 requests waited over 1 s",
+            ]
+        );
+        let alone = figure(Side::Tandem, Load::Held, 153.0, 0);
+        assert!(Results(vec![alone]).missed().is_empty(), "beside nothing");
     }
 
     #[test]
