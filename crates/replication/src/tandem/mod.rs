@@ -21,6 +21,6 @@ pub use messages::{
     BODY_BYTES_MAX, BODY_BYTES_TARGET, BodyError, NODE_ID_BYTES_MAX, RECORDS_MAX, SCHEMA,
 };
 pub use pair::CANDIDATES_MAX;
-pub use repair::{PULLS_MAX, UNWANTED_MAX};
+pub use repair::{GROUPS_MAX, PULLS_MAX, UNWANTED_MAX};
 pub use status::{Counters, Kind, Lag, NodeStatus, Sent, Status};
 pub use told::{Listed, Told, told};

@@ -25,6 +25,10 @@ pub const PULLS_MAX: usize = 131_072;
 /// Keys that are not asked for because there is no place for them.
 pub const UNWANTED_MAX: usize = 16_384;
 
+/// Partitions that one body may list, offer or ask for. Each costs a walk through what is here of it,
+/// under the node's lock, so each is named once; a body of ours has room for fewer.
+pub const GROUPS_MAX: usize = 64;
+
 /// Partitions in one body of sums.
 const CHUNK: usize = 86;
 
@@ -44,6 +48,8 @@ const UNWANTED: Duration = Duration::from_secs(30);
 const LISTED_BYTES: usize = BODY_BYTES_TARGET - 80;
 const LIST_OVERHEAD: usize = 30;
 const GROUP_OVERHEAD: usize = 10;
+const _: () = assert!(LISTED_BYTES / LIST_OVERHEAD <= GROUPS_MAX);
+const _: () = assert!(LISTED_BYTES / (GROUP_OVERHEAD + 8) <= GROUPS_MAX);
 
 /// The answer to a body that makes no sense here.
 const BAD: u16 = 400;
@@ -286,7 +292,7 @@ impl Repair<'_> {
         let (sums, rest) = sums.as_chunks::<8>();
         let first = *first as usize;
         let is_sound = rest.is_empty()
-            && !sums.is_empty()
+            && (1..=CHUNK).contains(&sums.len())
             && first.saturating_add(sums.len()) <= PARTITIONS
             && wanted.len() == sums.len().div_ceil(8);
         if !is_sound {
@@ -379,11 +385,9 @@ impl Repair<'_> {
 
     /// Takes what the other holds where we differ.
     pub(crate) fn handle_keys(&mut self, keys: &Keys) -> u16 {
-        if keys.lists.iter().any(|list| {
-            u8::try_from(list.partition).is_err()
-                || list.held.len() % 16 != 0
-                || list.lower > list.upper
-        }) {
+        let is_sound = |list: &List| list.held.len().is_multiple_of(16) && list.lower <= list.upper;
+        let partitions = keys.lists.iter().map(|list| list.partition);
+        if !are_walkable(partitions) || !keys.lists.iter().all(is_sound) {
             return BAD;
         }
         if let Some(differing) = &keys.differing {
@@ -483,7 +487,7 @@ impl Repair<'_> {
 
     /// The driver holds these, and they differ here.
     pub(crate) fn handle_offer(&mut self, offer: &Offer) -> u16 {
-        if !offer.groups.iter().all(|group| is_sound(group, 16)) {
+        if !are_sound(&offer.groups, 16) {
             return BAD;
         }
         let mut talk = Talk::default();
@@ -524,7 +528,7 @@ impl Repair<'_> {
 
     /// The other wants these.
     pub(crate) fn handle_pull(&mut self, pull: &Pull) -> u16 {
-        if !pull.groups.iter().all(|group| is_sound(group, 8)) {
+        if !are_sound(&pull.groups, 8) {
             return BAD;
         }
         for group in &pull.groups {
@@ -561,7 +565,7 @@ impl Repair<'_> {
     }
 }
 
-/// Spreads keys by partition over bodies.
+/// Spreads keys by partition over bodies, in each of which a partition has one group.
 fn packed(keys: BTreeMap<u8, Vec<u8>>) -> Vec<Vec<Group>> {
     let mut bodies: Vec<Vec<Group>> = Vec::new();
     let mut room = 0;
@@ -574,19 +578,33 @@ fn packed(keys: BTreeMap<u8, Vec<u8>>) -> Vec<Vec<Group>> {
                 room = LISTED_BYTES;
             }
             room -= bytes;
-            if let Some(body) = bodies.last_mut() {
-                body.push(Group {
-                    partition: u32::from(partition),
+            let Some(body) = bodies.last_mut() else {
+                continue;
+            };
+            let partition = u32::from(partition);
+            match body.last_mut() {
+                Some(group) if group.partition == partition => group.keys.extend(part),
+                _ => body.push(Group {
+                    partition,
                     keys: part.to_vec(),
-                });
+                }),
             }
         }
     }
     bodies
 }
 
-fn is_sound(group: &Group, width: usize) -> bool {
-    u8::try_from(group.partition).is_ok() && group.keys.len().is_multiple_of(width)
+/// Tells whether partitions are few, and each is named once: in ascending order.
+fn are_walkable(partitions: impl ExactSizeIterator<Item = u32> + Clone) -> bool {
+    partitions.len() <= GROUPS_MAX
+        && partitions.clone().all(|at| u8::try_from(at).is_ok())
+        && partitions.is_sorted_by(|one, next| one < next)
+}
+
+/// Tells whether groups make sense whose keys take `width` bytes each.
+fn are_sound(groups: &[Group], width: usize) -> bool {
+    let is_sound = |group: &Group| !group.keys.is_empty() && group.keys.len().is_multiple_of(width);
+    are_walkable(groups.iter().map(|group| group.partition)) && groups.iter().all(is_sound)
 }
 
 fn pair_bytes(pair: &(u64, u64)) -> impl Iterator<Item = u8> + use<> {
@@ -615,7 +633,12 @@ fn set_bit(bits: &mut [u8], index: usize, is_set: bool) {
 
 #[cfg(test)]
 mod tests {
+    use htable::{Definition, Value};
+
     use super::*;
+    use crate::change::Origin;
+    use crate::dialogs::DialogsConfig;
+    use crate::entries::EntryKey;
 
     #[test]
     fn keys_are_spread_over_bodies_and_none_is_lost() {
@@ -626,8 +649,8 @@ mod tests {
         for body in &bodies {
             let bytes = body.iter().map(|group| group.keys.len() + GROUP_OVERHEAD);
             assert!(bytes.sum::<usize>() <= LISTED_BYTES);
+            assert!(are_sound(body, 8));
             for group in body {
-                assert!(is_sound(group, 8));
                 let keys = found.entry(group.partition as u8).or_default();
                 keys.extend(&group.keys);
             }
@@ -635,10 +658,135 @@ mod tests {
         assert_eq!(found, all);
     }
 
+    #[allow(clippy::disallowed_methods, reason = "an origin for simulated time")]
+    fn now() -> Now {
+        Now {
+            monotonic: Instant::now(),
+            wall: 1_800_000_000_000,
+        }
+    }
+
+    /// Bodies that would have partitions walked through more often than any of ours does.
+    fn endless(partition: u32, keys: &[u8]) -> Vec<Vec<(u32, Vec<u8>)>> {
+        let (lower, upper) = (partition & !1, partition | 1);
+        let each = |partitions: Vec<u32>| {
+            let groups = partitions.into_iter().map(|at| (at, keys.to_vec()));
+            groups.collect()
+        };
+        vec![
+            each(vec![partition; 3000]),
+            each(vec![partition; 2]),
+            each(vec![upper, lower]),
+            each([lower, upper].repeat(1500)),
+            each((0..=u8::MAX).map(u32::from).collect()),
+            each((0..=GROUPS_MAX as u32).collect()),
+            each(vec![partition, 256]),
+        ]
+    }
+
+    #[test]
+    fn a_body_of_thousands_of_groups_is_refused_and_changes_nothing() {
+        let now = now();
+        let own = SocketAddr::from(([10, 0, 0, 1], 5060));
+        let mut replica = Replica::new(own, [7; 16], DialogsConfig::default());
+        let table = Definition {
+            replicate: true,
+            ..Definition::new("t")
+        };
+        replica.define(table).unwrap();
+        let key = EntryKey {
+            table: "t".into(),
+            key: "k".into(),
+        };
+        let value = Value::Int(1);
+        replica.set(now, &key, value, Origin::Local).unwrap();
+        let key = Key::Entry(key);
+        let partition = u32::from(replica.partition(&key));
+        let held = replica.key_hash(&key).to_le_bytes();
+        let lacking: Vec<u8> = pair_bytes(&(1, 2)).collect();
+        let mut link = Link::new(now.monotonic, SocketAddr::from(([10, 0, 0, 2], 5060)));
+        let round = link.pair.begin(now.monotonic);
+        let (mut pulls, mut counters) = (Pulls::default(), Counters::default());
+        let mut repair = Repair {
+            now,
+            replica: &mut replica,
+            link: &mut link,
+            pulls: &mut pulls,
+            counters: &mut counters,
+        };
+        let groups = |groups: Vec<(u32, Vec<u8>)>| -> Vec<Group> {
+            let groups = groups.into_iter();
+            groups
+                .map(|(partition, keys)| Group { partition, keys })
+                .collect()
+        };
+        let keys = |lists: Vec<(u32, Vec<u8>)>| Keys {
+            round,
+            differing: None,
+            lists: lists
+                .into_iter()
+                .map(|(partition, held)| List {
+                    partition,
+                    lower: 0,
+                    upper: u64::MAX,
+                    held,
+                })
+                .collect(),
+        };
+        let changed = |repair: &Repair<'_>| {
+            let wanted = repair.link.is_pending(&key);
+            let suspected = !repair.link.pair.suspected().is_empty();
+            (wanted, !repair.pulls.asked.is_empty(), suspected)
+        };
+
+        let empty = vec![(partition, Vec::new()); 10_000];
+        let pull = Pull {
+            groups: groups(empty.clone()),
+        };
+        assert_eq!(repair.handle_pull(&pull), BAD);
+        let offer = Offer {
+            groups: groups(empty.clone()),
+        };
+        assert_eq!(repair.handle_offer(&offer), BAD);
+        assert_eq!(repair.handle_keys(&keys(empty)), BAD);
+        for body in endless(partition, &held) {
+            let groups = groups(body);
+            assert_eq!(repair.handle_pull(&Pull { groups }), BAD);
+        }
+        for body in endless(partition, &lacking) {
+            assert_eq!(repair.handle_keys(&keys(body.clone())), BAD);
+            let groups = groups(body);
+            assert_eq!(repair.handle_offer(&Offer { groups }), BAD);
+        }
+        let sums = Partitions {
+            round,
+            first: 0,
+            sums: vec![0; (CHUNK + 1) * 8],
+            wanted: vec![u8::MAX; (CHUNK + 1).div_ceil(8)],
+        };
+        assert_eq!(repair.handle_partitions(&sums), BAD);
+        assert_eq!(changed(&repair), (false, false, false));
+
+        // Of each partition once, all three are taken.
+        let pull = Pull {
+            groups: groups(vec![(partition, held.to_vec())]),
+        };
+        assert_eq!(repair.handle_pull(&pull), DONE);
+        assert_eq!(changed(&repair), (true, false, false));
+        let offer = Offer {
+            groups: groups(vec![(partition, lacking.clone())]),
+        };
+        assert_eq!(repair.handle_offer(&offer), DONE);
+        assert_eq!(changed(&repair), (true, true, false));
+        let nothing_and_one = vec![(partition & !1, Vec::new()), (partition | 1, lacking)];
+        assert_eq!(repair.handle_keys(&keys(nothing_and_one)), DONE);
+        // A link that is not connected yet counts as fresh: what differs is asked for at once.
+        assert_eq!(changed(&repair), (true, true, true));
+    }
+
     #[test]
     fn one_key_is_asked_of_one_node_while_that_sends() {
-        #[allow(clippy::disallowed_methods, reason = "an origin for simulated time")]
-        let start = Instant::now();
+        let start = now().monotonic;
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let node = |port| SocketAddr::from(([10, 0, 0, 1], port));
         let mut pulls = Pulls::default();
