@@ -22,7 +22,7 @@ pub(super) struct Options {
     /// Only what this node says and is told
     #[arg(long, value_name = "IP:PORT", default_value = "")]
     node: String,
-    /// Only bodies about this Call-ID
+    /// Only bodies about this Call-ID, or with the numbers of its dialog
     #[arg(long, value_name = "CALL-ID", default_value = "")]
     call_id: String,
     /// Only bodies about this table

@@ -11,8 +11,8 @@ use control::mirror::v1::body::Kind;
 use control::mirror::v1::mirror_service_client::MirrorServiceClient;
 use control::mirror::v1::stream_messages_response::Event as Heard;
 use control::mirror::v1::{
-    CutReason, DialogAction, Direction, ListNodesRequest, NodeKind, NodeState,
-    StreamMessagesRequest, tandem_message, tandem_record,
+    CutReason, DialogAction, DialogMessage as ShownDialog, Direction, ListNodesRequest, NodeKind,
+    NodeState, StreamMessagesRequest, tandem_message, tandem_record,
 };
 use control::registry::v1::cell_service_client::CellServiceClient;
 use control::registry::v1::status_service_client::StatusServiceClient as RegistryStatus;
@@ -34,7 +34,9 @@ use control::router::v1::{
     VerifyReplicaRequest, WatchDialogsRequest, WatchTableEntriesRequest,
 };
 use control::shutdown::Shutdown;
-use dmq_bodies::{DialogDialect, DialogMessage, Did, Leg, Timing, Update, slot};
+use dmq_bodies::{
+    Change, DialogDialect, DialogMessage, Did, Leg, Remove, StateChange, Timing, Update, slot,
+};
 use tandem_router::Router;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -185,12 +187,16 @@ impl Kamailio {
         self.answers.recv_timeout(Duration::from_secs(1)).ok()
     }
 
-    fn tell_dialog(&self, message: &DialogMessage) {
+    fn say_dialog(&self, message: &DialogMessage) -> Option<u16> {
         let dialect = DialogDialect {
             last_modified: false,
         };
         let body = message.encode(dialect).unwrap();
-        assert_eq!(self.tell("dialog", "application/json", &body), Some(200));
+        self.tell("dialog", "application/json", &body)
+    }
+
+    fn tell_dialog(&self, message: &DialogMessage) {
+        assert_eq!(self.say_dialog(message), Some(200));
     }
 }
 
@@ -242,6 +248,32 @@ fn update(call_id: &str, h_id: u32) -> DialogMessage {
             lifetime: Some(3600),
         },
     }))
+}
+
+fn confirmed(did: Did) -> DialogMessage {
+    DialogMessage::State(Box::new(StateChange {
+        did,
+        last_modified: None,
+        change: Change::Confirmed {
+            timing: Timing {
+                start_ts: Some(1),
+                lifetime: Some(3600),
+            },
+            caller: None,
+            callee: None,
+        },
+    }))
+}
+
+/// Returns what a message of channel `dialog` says.
+fn dialog_of(event: Option<Heard>) -> ShownDialog {
+    let Some(Heard::Message(message)) = event else {
+        panic!("{event:?}");
+    };
+    match message.body.unwrap().kind {
+        Some(Kind::Dialog(dialog)) => dialog,
+        kind => panic!("{kind:?}"),
+    }
 }
 
 async fn next<T>(stream: &mut tonic::Streaming<T>) -> T {
@@ -480,6 +512,37 @@ async fn the_mirror_shows_what_is_said_by_channel_and_call() {
         panic!("cut");
     };
     assert!(request.raw.windows(5).any(|part| part == b"two@k"));
+
+    let did = |h_entry, h_id| Did { h_entry, h_id };
+    let slot_of = |call_id: &[u8]| slot(call_id, HASH_SIZE);
+    // Of a dialog that nobody knows, of another one, and of the one that is looked at: they have numbers only.
+    let dids = [
+        did(slot_of(b"two@k"), 9),
+        did(slot_of(b"one@k"), 1),
+        did(slot_of(b"two@k"), 2),
+    ];
+    let removal = |did| {
+        DialogMessage::Remove(Remove {
+            did,
+            last_modified: None,
+        })
+    };
+    for message in dids.map(confirmed).into_iter().chain(dids.map(removal)) {
+        assert!(fabric.kamailio.say_dialog(&message).is_some());
+    }
+    for action in [DialogAction::State, DialogAction::Remove] {
+        let seen = dialog_of(next(&mut one).await.event);
+        assert_eq!((seen.action(), seen.h_id), (action, 2));
+        assert_eq!(seen.call_id, b"two@k");
+    }
+    let mut shown = Vec::new();
+    while shown.len() < 6 {
+        let event = next(&mut all).await.event;
+        if matches!(&event, Some(Heard::Message(message)) if message.status == 0) {
+            shown.push(String::from_utf8(dialog_of(event).call_id).unwrap());
+        }
+    }
+    assert_eq!(shown, ["", "one@k", "two@k", "", "one@k", "two@k"]);
 
     let bad = StreamMessagesRequest {
         node: "k.example.com".into(),

@@ -22,6 +22,13 @@ pub(super) struct About {
 }
 
 impl About {
+    /// Tells whether a body that names a dialog by slot and number alone may be about that, so that it
+    /// is worth asking which dialog it is.
+    pub(super) fn may_include(&self, did: Did, hash_size: u32) -> bool {
+        let is_slot = || dmq_bodies::slot(&self.call_id, hash_size) == did.h_entry;
+        self.table.is_empty() && (self.call_id.is_empty() || is_slot())
+    }
+
     /// Tells whether a body is about that.
     pub(super) fn includes(&self, body: Option<&Body>) -> bool {
         let kind = body.and_then(|body| body.kind.as_ref());

@@ -7,13 +7,15 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use control::mirror::v1::body::Kind;
 use control::mirror::v1::mirror_service_server::MirrorService;
 use control::mirror::v1::stream_messages_response::Event;
 use control::mirror::v1::{
-    self as api, Direction, ListNodesRequest, ListNodesResponse, Message as Shown, MessagesCut,
-    StreamMessagesRequest, StreamMessagesResponse,
+    self as api, Body, DialogAction, DialogMessage, Direction, ListNodesRequest, ListNodesResponse,
+    Message as Shown, MessagesCut, StreamMessagesRequest, StreamMessagesResponse,
 };
 use control::shutdown::Shutdown;
+use dmq_bodies::Did;
 use element::{FlowId, TapPoint};
 use host::Host;
 use host::tap::{self, CutReason, Lens, Passed, Readers, Reading};
@@ -140,13 +142,16 @@ impl MirrorService for Mirror {
             .readers
             .read(Filter { channels, node }, &self.shutdown)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        let about = body::About { call_id, table };
-        let hash_size = self
-            .cell
-            .look(|replication| replication.config().hash_size)?;
+        let cell = self.cell.clone();
+        let hash_size = cell.look(|replication| replication.config().hash_size)?;
+        let reader = Reader {
+            about: body::About { call_id, table },
+            cell,
+            hash_size,
+        };
         let responses = heard.filter_map(move |reading| {
             let event = Some(match reading {
-                Reading::Item(heard) => Event::Message(message(heard, &about, hash_size)?),
+                Reading::Item(heard) => Event::Message(reader.message(heard)?),
                 Reading::Cut { reason, missed } => Event::Cut(cut(reason, missed)),
             });
             Some(Ok(StreamMessagesResponse { event }))
@@ -164,30 +169,65 @@ fn channel<'a>(message: &Message<'a>) -> Option<&'a [u8]> {
     uri.ok()?.user
 }
 
-/// Returns a message as it is shown, if it is about what the reader wants.
-fn message(heard: Heard, about: &body::About, hash_size: u32) -> Option<Shown> {
-    let mut index = Index::new();
-    let message = Message::parse(&heard.raw, &mut index).ok()?;
-    let channel = channel(&message).unwrap_or_default();
-    let body = body::read(channel, message.body(), hash_size);
-    if !about.includes(body.as_ref()) {
-        return None;
+/// Who looks, in a task of its own.
+struct Reader {
+    about: body::About,
+    cell: Cell,
+    hash_size: u32,
+}
+
+impl Reader {
+    /// Returns a message as it is shown, if it is about what the reader wants.
+    fn message(&self, heard: Heard) -> Option<Shown> {
+        let mut index = Index::new();
+        let message = Message::parse(&heard.raw, &mut index).ok()?;
+        let channel = channel(&message).unwrap_or_default();
+        let mut body = body::read(channel, message.body(), self.hash_size);
+        if let Some(Body {
+            kind: Some(Kind::Dialog(dialog)),
+        }) = &mut body
+        {
+            self.name(dialog);
+        }
+        if !self.about.includes(body.as_ref()) {
+            return None;
+        }
+        let direction = match heard.point {
+            TapPoint::In => Direction::In,
+            TapPoint::Out => Direction::Out,
+        };
+        Some(Shown {
+            at_nanos: heard.at_nanos,
+            direction: direction.into(),
+            node: heard.node.to_string(),
+            status: message.status().unwrap_or_default().into(),
+            channel: String::from_utf8_lossy(channel).into_owned(),
+            max_forwards: message.max_forwards().and_then(Result::ok).map(u32::from),
+            kdmq_call_id: message.call_id().to_vec(),
+            body,
+            raw: heard.raw,
+        })
     }
-    let direction = match heard.point {
-        TapPoint::In => Direction::In,
-        TapPoint::Out => Direction::Out,
-    };
-    Some(Shown {
-        at_nanos: heard.at_nanos,
-        direction: direction.into(),
-        node: heard.node.to_string(),
-        status: message.status().unwrap_or_default().into(),
-        channel: String::from_utf8_lossy(channel).into_owned(),
-        max_forwards: message.max_forwards().and_then(Result::ok).map(u32::from),
-        kdmq_call_id: message.call_id().to_vec(),
-        body,
-        raw: heard.raw,
-    })
+
+    /// Gives a change of state and a removal, which have only numbers, the Call-ID of their dialog, if
+    /// this router holds it. SIP waits meanwhile: a dialog that cannot be the wanted one is not asked for.
+    fn name(&self, dialog: &mut DialogMessage) {
+        let DialogMessage { h_entry, h_id, .. } = *dialog;
+        let did = Did { h_entry, h_id };
+        let has_numbers = matches!(dialog.action(), DialogAction::State | DialogAction::Remove);
+        if !has_numbers || !self.about.may_include(did, self.hash_size) {
+            return;
+        }
+        let wanted = &self.about.call_id[..];
+        let found = self.cell.look(|replication| {
+            let mut named = replication.dialogs_named(did).map(|(key, _)| key.call_id);
+            named.find(|call_id| wanted.is_empty() || call_id[..] == *wanted)
+        });
+        // Where there is no bus any more, nothing is said on it either.
+        if let Ok(Some(call_id)) = found {
+            dialog.call_id = call_id.to_vec();
+        }
+    }
 }
 
 fn cut(reason: CutReason, missed: u64) -> MessagesCut {
