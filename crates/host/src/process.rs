@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use sip::{DialogConfig, ProxyConfig, TimerConfig};
 use telemetry::http::Readiness;
+use tokio::sync::watch;
 use transport::{RunningClock, Sockets, Workers};
 
 use crate::addresses::Addresses;
@@ -96,6 +97,8 @@ pub trait Role: Send + Sync + Sized + 'static {
     fn take_records(_node: &mut Self::Node) -> Vec<String> {
         Vec::new()
     }
+    /// Counts call records that were taken and could not be written.
+    fn note_records_lost(_node: &mut Self::Node, _count: u64) {}
     /// Says goodbye to other nodes, when nothing keeps the process any more.
     fn leave(_node: &mut Self::Node, _now: Instant) {}
     /// Logs what has changed since it was last asked.
@@ -117,9 +120,9 @@ pub struct Host<R: Role> {
     /// When it started.
     pub started: SystemTime,
     /// The registry's view in force.
-    pub view: tokio::sync::watch::Receiver<Arc<View>>,
+    pub view: watch::Receiver<Arc<View>>,
     /// Whether the registry is connected.
-    pub connected: tokio::sync::watch::Receiver<bool>,
+    pub connected: watch::Receiver<bool>,
     /// Is cancelled when the process drains.
     pub shutdown: Shutdown,
 }
@@ -229,6 +232,10 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
     face.add(drain::service::<R>(&config.node, handle.clone()));
     R::services(&mut face, &host);
     let health = face.health();
+    if let Some(records) = &records {
+        let trouble = records.trouble();
+        tokio::spawn(show_records(trouble, readiness.clone(), health.clone()));
+    }
     let grpc = tokio::spawn(face.serve(grpc, ended.clone()));
     let mut registry = Registry::with_prefix("tandem");
     registry.register_collector(Box::new(Metrics::<R>::new(
@@ -254,7 +261,9 @@ pub async fn run<R: Role>(config: HostConfig, shutdown: Shutdown) -> anyhow::Res
         let directory = Arc::new(System::new());
         let session = &session;
         move || {
+            let lost = records.as_mut().map_or(0, RecordFile::take_lost);
             let (names, lines, drain) = handle.with_node(|now, node| {
+                R::note_records_lost(node, lost);
                 R::set_wall_clock(node, now, SystemTime::now());
                 R::log_changes(node);
                 let names = std::iter::from_fn(|| R::poll_lookup(node)).take(LOOKUPS_MAX);
@@ -376,6 +385,27 @@ async fn show_health(readiness: &Readiness, health: &Health, view: &View, connec
     health.show("registry", connected).await;
 }
 
+/// Keeps the component `records` in step. Calls go on without their records: it is no reason to be taken
+/// out of service, either.
+async fn show_records(
+    mut trouble: watch::Receiver<Option<String>>,
+    readiness: Readiness,
+    health: Health,
+) {
+    loop {
+        let reason = trouble.borrow_and_update().clone();
+        health.show("records", reason.is_none()).await;
+        match reason {
+            None => readiness.up("records"),
+            Some(reason) => readiness.missed("records", reason),
+        }
+        if trouble.changed().await.is_err() {
+            // The process is ending.
+            return;
+        }
+    }
+}
+
 fn node_config<R: Role>(config: &HostConfig) -> NodeConfig {
     let side = |index: usize| match (config.listen.len(), index) {
         (1, _) => Side::Both,
@@ -398,5 +428,55 @@ fn node_config<R: Role>(config: &HostConfig) -> NodeConfig {
         registries: config.registry.iter().map(ToString::to_string).collect(),
         tls: config.registry_tls.clone(),
         state_dir: config.state_dir.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn readyz(address: SocketAddr) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn records_that_cannot_be_written_are_said_and_take_nobody_out_of_service() {
+        let listener = TcpListener::bind("127.0.7.3:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let readiness = Readiness::default();
+        tokio::spawn(telemetry::http::serve(
+            listener,
+            Arc::default(),
+            readiness.clone(),
+            std::future::pending(),
+        ));
+        let (said, trouble) = watch::channel(None);
+        tokio::spawn(show_records(trouble, readiness, Health::default()));
+        for (trouble, shown) in [
+            (None, "records: up\n"),
+            (Some("disk full"), "records: down: disk full\n"),
+            (None, "records: up\n"),
+        ] {
+            said.send_replace(trouble.map(str::to_owned));
+            let deadline = Instant::now() + Duration::from_secs(20);
+            loop {
+                let answer = readyz(address).await;
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                if answer.ends_with(shown) {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "{answer}");
+            }
+        }
     }
 }

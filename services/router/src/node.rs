@@ -132,7 +132,12 @@ impl Node {
         self.records.take()
     }
 
-    /// Returns how many call records were dropped because nobody took them in time.
+    /// Takes note of call records that were taken and could not be written.
+    pub fn note_records_lost(&mut self, count: u64) {
+        self.records.note_lost(count);
+    }
+
+    /// Returns how many call records were dropped because nobody took them in time, or lost after that.
     #[must_use]
     pub fn records_dropped(&self) -> u64 {
         let replica = self.replication().map(Replication::replica);

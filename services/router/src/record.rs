@@ -86,7 +86,34 @@ impl Records {
         self.waiting.drain(..).collect()
     }
 
+    pub(crate) fn note_lost(&mut self, count: u64) {
+        self.dropped += count;
+    }
+
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_and_what_is_lost_later_counts_as_dropped() {
+        let owner = ([192, 0, 2, 1], 5062).into();
+        let dialog = DialogRecord::new(replication::Ownership { epoch: 1, owner });
+        let mut records = Records::default();
+        for h_id in 0..RECORDS_MAX as u32 + 2 {
+            let key = DialogKey {
+                call_id: b"a@b"[..].into(),
+                h_id,
+            };
+            records.push(CallRecord::new(&key, &dialog));
+        }
+        assert_eq!(records.dropped(), 2);
+        assert_eq!(records.take().len(), RECORDS_MAX);
+        records.note_lost(3);
+        assert_eq!(records.dropped(), 5);
     }
 }

@@ -130,6 +130,10 @@ impl Role for Router {
         records.into_iter().map(line).collect()
     }
 
+    fn note_records_lost(node: &mut Node, count: u64) {
+        node.note_records_lost(count);
+    }
+
     fn leave(node: &mut Node, now: Instant) {
         node.leave(now);
     }
@@ -157,7 +161,7 @@ impl Role for Router {
         figures.gauge("router_dialogs", "Dialogs, early ones included", dialogs);
         figures.counter(
             "router_records_dropped",
-            "Call records that nobody wrote in time",
+            "Call records that were not written",
             element.inspect_node(Node::records_dropped),
         );
         figures.counter(
