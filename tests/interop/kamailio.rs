@@ -38,8 +38,18 @@ const EXPECTED: [&str; 3] = [
     "unhandled state update to state 3",
 ];
 
-/// One more table, and what no RPC does: a MESSAGE removes the keys of a table that match.
-const ONE_MORE_TABLE: &str = r#"modparam("htable", "htable", "cleared=>size=8;dmqreplicate=1;")"#;
+/// A variable and a profile of the dialogs that it makes.
+pub(crate) const TENANT: &str = "tenant";
+
+/// One more table and a profile, and what no RPC does: a MESSAGE removes the keys of a table that match, and
+/// whose call it is becomes a variable of its dialog and the value of its profile.
+const MORE_PARAMETERS: &str = r#"modparam("htable", "htable", "cleared=>size=8;dmqreplicate=1;")
+modparam("dialog", "profiles_with_value", "tenant")"#;
+const DIALOG_IS_MADE: &str = r#"    if (is_method("INVITE")) dlg_manage();"#;
+const KEEP_TENANT: &str = r#"    if (is_method("INVITE") && is_present_hf("X-Tenant")) {
+        $dlg_var(tenant) = $hdr(X-Tenant);
+        set_dlg_profile("tenant", "$hdr(X-Tenant)");
+    }"#;
 const REMOVE_BY_MESSAGE: &str = r#"    if (is_method("MESSAGE")) {
         if (!sht_rm_name("$hdr(X-Table)", "$hdr(X-Operator)", "$hdr(X-Operand)")) {
             sl_send_reply("500", "Not removed");
@@ -102,8 +112,9 @@ impl Kamailio {
             )
             .replace(
                 "\nrequest_route {\n",
-                &format!("{ONE_MORE_TABLE}\n\nrequest_route {{\n{REMOVE_BY_MESSAGE}\n"),
+                &format!("{MORE_PARAMETERS}\n\nrequest_route {{\n{REMOVE_BY_MESSAGE}\n"),
             )
+            .replace(DIALOG_IS_MADE, &format!("{DIALOG_IS_MADE}\n{KEEP_TENANT}"))
             .replace("@CONTROL@", &control.display().to_string())
             .replace("@IPBX@", &system.sip("ipbx").to_string());
         fs::write(file("cfg"), text).unwrap();
@@ -236,6 +247,16 @@ impl Kamailio {
         all.as_array().unwrap().iter().map(dialog).collect()
     }
 
+    /// Returns all that it knows of the dialog of a call, if it knows it.
+    pub(crate) fn dialog(&self, call_id: &str) -> Option<Value> {
+        let answer = self.try_ask("dlg.dlg_list", &json!([call_id]));
+        let mut answer = answer.unwrap_or_else(|| panic!("{}: no answer", self.name));
+        answer
+            .get("error")
+            .is_none()
+            .then(|| answer["result"].take())
+    }
+
     /// Tells how many transactions have not come to their end yet.
     pub(crate) fn open_transactions(&self) -> u64 {
         let stats = self.ask("tm.stats", &json!([]));
@@ -270,6 +291,14 @@ impl Kamailio {
             killpg(self.group(), signal).unwrap();
             self.main.wait().unwrap();
         }
+    }
+
+    /// Returns the lines of its log that have this in them.
+    pub(crate) fn lines_with(&self, words: &str) -> Vec<String> {
+        let log = fs::read(&self.log).unwrap();
+        let log = String::from_utf8_lossy(&log);
+        let lines = log.lines().filter(|line| line.contains(words));
+        lines.map(str::to_owned).collect()
     }
 
     /// Returns what it has complained about, whoever's fault it was.

@@ -25,7 +25,12 @@ impl Raw {
              Call-ID: {call}@{local}\r\nCSeq: 7 {method}\r\nContact: <sip:100@{local}>\r\n\
              Max-Forwards: 70\r\n{more}Content-Length: 0\r\n\r\n"
         );
-        self.0.send_to(request.as_bytes(), proxy).unwrap();
+        self.transmit(proxy, &request);
+    }
+
+    /// Sends a message as it stands.
+    pub(crate) fn transmit(&self, to: SocketAddr, message: &str) {
+        self.0.send_to(message.as_bytes(), to).unwrap();
     }
 
     /// Answers a request with a copy of the headers that a response must copy.

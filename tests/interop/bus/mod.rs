@@ -2,9 +2,11 @@
 //! dialogs and of tables, and what becomes of calls when they die or are replaced.
 
 mod calls;
+mod contents;
 mod dialogs;
 mod held;
 mod membership;
+mod moving;
 mod replacement;
 mod tables;
 
@@ -234,6 +236,13 @@ impl Bus {
     /// anything. Where one was killed RMs are, by whoever does not know the dialog any more, without a line
     /// in a log.
     fn assert_no_complaints(&self) {
+        let all = self.complaints();
+        assert!(all.is_empty(), "Kamailio complained:\n{}", all.join("\n"));
+        say("Kamailio's logs hold no complaint");
+    }
+
+    /// Returns what Kamailios had to complain about, and what they refused.
+    fn complaints(&self) -> Vec<String> {
         let living = self.kamailios.values().flat_map(Kamailio::complaints);
         let mut all: Vec<_> = self.complaints.iter().cloned().chain(living).collect();
         if self.has_killed_kamailio {
@@ -241,8 +250,7 @@ impl Bus {
         } else {
             all.extend(self.refusals());
         }
-        assert!(all.is_empty(), "Kamailio complained:\n{}", all.join("\n"));
-        say("Kamailio's logs hold no complaint");
+        all
     }
 
     /// Tells which living router was refused how much.
