@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use control::mirror::v1::ListNodesRequest;
+use control::mirror::v1::mirror_service_client::MirrorServiceClient;
+use control::mirror::v1::node::About;
 use control::router::v1::delete_matching_table_entries_request::Pattern;
 use control::router::v1::replication_service_client::ReplicationServiceClient;
 use control::router::v1::table_entry::Value;
@@ -33,8 +36,14 @@ const SHARED_KEYS: u32 = 60;
 const SHORT: std::ops::Range<u32> = 3..8;
 const LONG: std::ops::Range<u32> = 200..300;
 
+/// Comparisons without a difference after which a Tandem compares no more by itself.
+const CLEAN_ROUNDS: u64 = 2;
+
 /// Kamailio nodes are compared with at most once a minute, and a round takes a moment.
 const REPAIR_ROUND: Duration = Duration::from_secs(90);
+
+/// How long it takes until Kamailios have taken what a round found.
+const REPAIR_TAKES: Duration = Duration::from_secs(5);
 
 /// A table and a key.
 type Key = (&'static str, String);
@@ -105,6 +114,7 @@ fn ten_thousand_operations_on_all_nodes_leave_one_content() {
     );
     say(&format!("SEED={seed}"));
     let bus = Bus::ready(&NODES);
+    bus.wait_until_nobody_compares();
     let plans: Vec<_> = NODES
         .into_iter()
         .map(|node| operations(node, seed))
@@ -137,9 +147,7 @@ fn ten_thousand_operations_on_all_nodes_leave_one_content() {
     let lost = bus.keys_that_differ(&NODES).len();
     say(&format!("one Kamailio was flushed: {lost} keys differ"));
     assert!(lost > 0, "there is something to repair");
-    bus.repair(ROUTERS[0]);
-    let took = bus.wait_until_tables_agree(&NODES, REPAIR_ROUND);
-    say(&format!("all equal {took:?} after repair was asked for"));
+    bus.repair_once(ROUTERS[0]);
 
     let all: BTreeMap<_, _> = TABLES
         .map(|table| (table, bus.table(NODES[0], table)))
@@ -306,16 +314,97 @@ fn matching_request(table: &str, pattern: Pattern) -> DeleteMatchingTableEntries
 }
 
 impl Bus {
-    /// Has the tables of all Kamailios compared and put right by a router.
-    fn repair(&self, router: &str) {
-        self.system.ask(router, async |channel| {
+    /// Waits until no Tandem compares tables with a Kamailio by itself any more, as each does when it has joined.
+    fn wait_until_nobody_compares(&self) {
+        let start = Instant::now();
+        let compared = || {
+            let all = ROUTERS.map(|router| self.comparisons(router)).into_iter();
+            all.flat_map(BTreeMap::into_values)
+                .map(|(finished, _)| finished)
+        };
+        while compared().any(|finished| finished < CLEAN_ROUNDS) {
+            assert!(
+                start.elapsed() < REPAIR_ROUND,
+                "{:?}",
+                compared().collect::<Vec<_>>()
+            );
+            thread::sleep(SECOND / 2);
+        }
+    }
+
+    /// Has the tables of all Kamailios compared and put right by a router, and asserts that one round did it.
+    fn repair_once(&self, router: &str) {
+        let start = Instant::now();
+        let others: Vec<_> = ROUTERS
+            .into_iter()
+            .filter(|other| *other != router)
+            .collect();
+        let of_others = || {
+            others
+                .iter()
+                .map(|other| self.comparisons(other))
+                .collect::<Vec<_>>()
+        };
+        let before = of_others();
+        let goals = self.repair(router);
+        let compared = loop {
+            let compared = self.comparisons(router);
+            if goals.iter().all(|(node, goal)| compared[node].0 >= *goal) {
+                break compared;
+            }
+            assert!(start.elapsed() < REPAIR_ROUND, "{goals:?}: {compared:?}");
+            thread::sleep(SECOND / 20);
+        };
+        let finished: BTreeMap<_, _> = compared
+            .iter()
+            .map(|(node, (finished, _))| (node.clone(), *finished))
+            .collect();
+        assert_eq!(finished, goals, "one round, and no more than that");
+        let round = start.elapsed();
+        let took = self.wait_until_tables_agree(&NODES, REPAIR_TAKES);
+        // Neither this one nor another has begun one more that may have helped.
+        assert_eq!(self.comparisons(router), compared, "of {router}");
+        assert_eq!(of_others(), before, "of {others:?}");
+        say(&format!(
+            "the round was over {round:?} after it was asked for, all was equal {took:?} later"
+        ));
+    }
+
+    /// Has the tables of all Kamailios compared and put right by a router; returns their numbers of comparisons when
+    /// that has been done.
+    fn repair(&self, router: &str) -> BTreeMap<String, u64> {
+        let asked = self.system.ask(router, async |channel| {
             let mut client = ReplicationServiceClient::new(channel);
-            let asked = client
-                .repair_stock_nodes(RepairStockNodesRequest::default())
-                .await;
-            let asked = asked.unwrap().into_inner();
-            assert_eq!(asked.repairs.len(), KAMAILIOS.len());
+            let request = RepairStockNodesRequest::default();
+            client
+                .repair_stock_nodes(request)
+                .await
+                .unwrap()
+                .into_inner()
         });
+        let goals = asked.repairs.into_iter();
+        let goals: BTreeMap<_, _> = goals
+            .map(|repair| (repair.address, repair.comparisons))
+            .collect();
+        assert_eq!(goals.len(), KAMAILIOS.len());
+        goals
+    }
+
+    /// Returns for each Kamailio how many comparisons with it a router has finished, and how often it has asked it for
+    /// everything.
+    fn comparisons(&self, router: &str) -> BTreeMap<String, (u64, u64)> {
+        let nodes = self.system.ask(router, async |channel| {
+            let mut client = MirrorServiceClient::new(channel);
+            let listed = client.list_nodes(ListNodesRequest {}).await;
+            listed.unwrap().into_inner().nodes
+        });
+        let stock = nodes.into_iter().filter_map(|node| match node.about {
+            Some(About::Stock(stock)) => {
+                Some((node.address, (stock.comparisons, stock.syncs_asked)))
+            }
+            _ => None,
+        });
+        stock.collect()
     }
 
     /// Puts some entries into both tables, some on one node and some on the other.
