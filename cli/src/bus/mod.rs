@@ -31,6 +31,8 @@ Examples:
   tandem bus dialogs -o json | jq .owner        every dialog, for programs
   tandem bus table bans                         what is in a table
   tandem bus table bans set 10.0.0.9 1 --number --ttl 60
+  tandem bus table bans delete-matching --prefix 10.0.0.
+  tandem bus table bans flush                   empty it, at every node of the cell
   tandem bus verify                             whether the replica is what its digests say
   tandem bus repair                             compare the Kamailios' tables with ours, mend what differs
   tandem bus nodes --address 192.0.2.31:7401    the same of another router";
@@ -70,7 +72,7 @@ enum Command {
     Watch(watch::Options),
     /// Lists the dialogs of the cell
     Dialogs(dialogs::Options),
-    /// Shows a table, or reads and writes one key of it
+    /// Shows a table, reads and writes one key of it, deletes what matches or all of it
     Table(table::Options),
     /// Recomputes the digests from the records and fails if one is wrong
     Verify,

@@ -3,19 +3,37 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
+use control::router::v1::delete_matching_table_entries_request::Pattern;
 use control::router::v1::table_entry::Value;
 use control::router::v1::table_entry_service_client::TableEntryServiceClient;
 use control::router::v1::{
-    DeleteTableEntryRequest, GetTableEntryRequest, ListTableEntriesRequest, SetTableEntryRequest,
+    DeleteMatchingTableEntriesRequest, DeleteTableEntryRequest, FlushTableRequest,
+    GetTableEntryRequest, ListTableEntriesRequest, PatternSubject, SetTableEntryRequest,
     TableEntry,
 };
+use prost::{Message, Name};
 use tonic::transport::Channel;
 
 use super::{Output, print_json, refusal};
 use crate::lines;
 
+const EXAMPLES: &str = "\
+Examples:
+  tandem bus table bans                                what is in it
+  tandem bus table bans set 10.0.0.9 1 --number --ttl 60
+  tandem bus table bans delete 10.0.0.9
+  tandem bus table bans delete-matching --prefix 10.0.0.
+  tandem bus table bans flush                          empties it";
+
+const MATCHING_EXAMPLES: &str = "\
+Examples:
+  tandem bus table bans delete-matching --prefix 10.0.0.          keys that begin so
+  tandem bus table bans delete-matching --regex '^10\\.0\\.[01]\\.'
+  tandem bus table users delete-matching --regex '@example\\.com$' --value
+                                                                  keys whose text ends so";
+
 #[derive(Clone, Debug, Args)]
-#[command(args_conflicts_with_subcommands = false)]
+#[command(args_conflicts_with_subcommands = false, after_help = EXAMPLES)]
 pub(super) struct Options {
     /// What the table is called on the bus
     #[arg(value_name = "TABLE")]
@@ -50,6 +68,29 @@ enum Command {
         /// The key
         key: String,
     },
+    /// Deletes the keys that match, in the whole cell if the table is replicated; says how many
+    #[command(after_help = MATCHING_EXAMPLES)]
+    DeleteMatching {
+        #[command(flatten)]
+        pattern: Wanted,
+        /// It is the value that must match, if it is text
+        #[arg(long)]
+        value: bool,
+    },
+    /// Deletes every key, in the whole cell if the table is replicated; says how many
+    Flush,
+}
+
+/// What matches.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Wanted {
+    /// A regular expression as of Kamailio's sht_rm_name_re: anywhere in the text, in small or capital letters
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
+    regex: Option<String>,
+    /// How it begins, to the letter
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    prefix: Option<String>,
 }
 
 type Client = TableEntryServiceClient<Channel>;
@@ -96,6 +137,18 @@ pub(super) async fn run(router: Channel, options: &Options, output: Output) -> a
             }
             return Ok(());
         }
+        Some(Command::DeleteMatching { pattern, value }) => {
+            let request = matching(table, pattern, *value);
+            let answer = client.delete_matching_table_entries(request).await;
+            let answer = answer.map_err(refusal)?.into_inner();
+            return gone(&answer, answer.deleted, output);
+        }
+        Some(Command::Flush) => {
+            let parent = parent(table);
+            let answer = client.flush_table(FlushTableRequest { parent }).await;
+            let answer = answer.map_err(refusal)?.into_inner();
+            return gone(&answer, answer.deleted, output);
+        }
     };
     match output {
         Output::Json => entries.iter().try_for_each(print_json)?,
@@ -106,7 +159,7 @@ pub(super) async fn run(router: Channel, options: &Options, output: Output) -> a
 
 async fn list(client: &mut Client, table: &str) -> anyhow::Result<Vec<TableEntry>> {
     let mut request = ListTableEntriesRequest {
-        parent: format!("tables/{table}"),
+        parent: parent(table),
         ..ListTableEntriesRequest::default()
     };
     let mut entries = Vec::new();
@@ -138,6 +191,41 @@ async fn set(
     };
     let written = client.set_table_entry(request).await;
     Ok(written.map_err(refusal)?.into_inner())
+}
+
+fn matching(table: &str, wanted: &Wanted, by_value: bool) -> DeleteMatchingTableEntriesRequest {
+    let subject = match by_value {
+        true => PatternSubject::Value,
+        false => PatternSubject::Key,
+    };
+    let bytes = |text: &String| text.clone().into_bytes();
+    let regex = wanted
+        .regex
+        .as_ref()
+        .map(|text| Pattern::Regex(bytes(text)));
+    let prefix = wanted
+        .prefix
+        .as_ref()
+        .map(|text| Pattern::Prefix(bytes(text)));
+    DeleteMatchingTableEntriesRequest {
+        parent: parent(table),
+        subject: subject.into(),
+        pattern: regex.or(prefix),
+    }
+}
+
+/// Says how many keys are gone.
+fn gone<M: Message + Name>(answer: &M, count: u64, output: Output) -> anyhow::Result<()> {
+    match (output, count) {
+        (Output::Json, _) => print_json(answer)?,
+        (Output::Table, 1) => lines::say("1 key deleted")?,
+        (Output::Table, _) => lines::say(format_args!("{count} keys deleted"))?,
+    }
+    Ok(())
+}
+
+fn parent(table: &str) -> String {
+    format!("tables/{table}")
 }
 
 fn name(table: &str, key: &str) -> String {
