@@ -25,19 +25,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The port of its DMQ address, beside SIP on 5060.
 pub(crate) const DMQ_PORT: u16 = 5062;
 
-/// What its log calls things that must not happen.
-const COMPLAINTS: [&str; 5] = ["ERROR:", "CRITICAL:", "ALERT:", "BUG:", "EMERG"];
-
-/// Complaints that nobody is to blame for: the first of the two lines that 5.6.3 writes on a second
-/// STATE(4), since the other names the dialog; the word that a node which it was told to join at does not
-/// answer; and what it says of an answered dialog when another Kamailio, asked for all its dialogs, tells
-/// everybody.
-const EXPECTED: [&str; 3] = [
-    "Trying to insert a bogus dlg",
-    "not deleting notification peer",
-    "unhandled state update to state 3",
-];
-
 /// A variable and a profile of the dialogs that it makes.
 pub(crate) const TENANT: &str = "tenant";
 
@@ -75,6 +62,8 @@ pub(crate) struct Kamailio {
     asker: UnixDatagram,
     asked: AtomicU64,
     log: PathBuf,
+    /// How long that was when it was started.
+    log_from: usize,
 }
 
 /// Returns the DMQ address of a node.
@@ -121,6 +110,7 @@ impl Kamailio {
 
         let log = File::options().create(true).append(true).open(file("log"));
         let log = log.unwrap();
+        let log_from = log.metadata().unwrap().len() as usize;
         let mut command = system.places.command(name, "kamailio");
         command
             .arg("-f")
@@ -146,6 +136,7 @@ impl Kamailio {
             asker,
             asked: AtomicU64::new(0),
             log: file("log"),
+            log_from,
         };
         eventually("Kamailio can be asked", || kamailio.control.exists());
         eventually("Kamailio answers", || {
@@ -293,55 +284,12 @@ impl Kamailio {
         }
     }
 
-    /// Returns the lines of its log that have this in them.
-    pub(crate) fn lines_with(&self, words: &str) -> Vec<String> {
+    /// Returns the lines of its log since it was started.
+    pub(crate) fn log_lines(&self) -> Vec<String> {
         let log = fs::read(&self.log).unwrap();
-        let log = String::from_utf8_lossy(&log);
-        let lines = log.lines().filter(|line| line.contains(words));
-        lines.map(str::to_owned).collect()
+        let log = String::from_utf8_lossy(&log[self.log_from..]);
+        log.lines().map(str::to_owned).collect()
     }
-
-    /// Returns what it has complained about, whoever's fault it was.
-    pub(crate) fn complaints(&self) -> Vec<String> {
-        let log = fs::read(&self.log).unwrap();
-        let log = String::from_utf8_lossy(&log);
-        let is_complaint = |line: &&str| {
-            COMPLAINTS.iter().any(|word| line.contains(word))
-                && !EXPECTED.iter().any(|words| line.contains(words))
-                && !is_of_a_kamailio(line)
-        };
-        log.lines()
-            .filter(is_complaint)
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-/// Tells whether a line is about a message that overtook another on the way to or in a Kamailio: the one
-/// that creates its dialog, between Kamailios, or the ACK the 200 in one that has several processes. It is
-/// when the dialog is a Kamailio's own, unless a Tandem router spoke of it, and then that was refused.
-fn is_of_a_kamailio(line: &str) -> bool {
-    let upto_number = line.strip_suffix("] not found").or_else(|| {
-        let (dialog, _) = line.split_once("] with clid ")?;
-        dialog
-            .contains("bogus event 6 in state 1 ")
-            .then_some(dialog)
-    });
-    upto_number.is_some_and(ends_with_a_kamailios_number)
-}
-
-/// Tells whether a line is about a second STATE(4) of a Kamailio's own dialog: one that is back is told
-/// everything and gets, besides, what it left unanswered while it was away.
-pub(crate) fn is_of_one_that_is_back(line: &str) -> bool {
-    let upto_number = line.strip_suffix(']');
-    let upto_number = upto_number.filter(|line| line.contains("Unable to insert dlg timer "));
-    upto_number.is_some_and(ends_with_a_kamailios_number)
-}
-
-/// Their numbers of dialogs are small, ours are of the upper half.
-fn ends_with_a_kamailios_number(line: &str) -> bool {
-    let number = line.rsplit_once(':').map(|(_, number)| number.parse());
-    matches!(number, Some(Ok(0..0x8000_0000_u32)))
 }
 
 impl Drop for Kamailio {
@@ -351,18 +299,5 @@ impl Drop for Kamailio {
             let _ = killpg(self.group(), Signal::SIGKILL);
             let _ = self.main.wait();
         }
-    }
-}
-
-#[test]
-fn a_line_is_a_kamailios_by_the_number_of_its_dialog() {
-    const NOT_FOUND: &str = "ERROR: dialog [dlg_dmq.c:289]: dlg_dmq_handle_msg(): dialog ";
-    const TWICE: &str =
-        "CRITICAL: dialog [dlg_dmq.c:314]: dlg_dmq_handle_msg(): Unable to insert dlg timer 0x7f ";
-    for (number, is_small) in [("1", true), ("2147483647", true), ("2147483648", false)] {
-        let line = format!("{NOT_FOUND}[275:{number}] not found");
-        assert_eq!(is_of_a_kamailio(&line), is_small, "{line}");
-        let line = format!("{TWICE}[275:{number}]");
-        assert_eq!(is_of_one_that_is_back(&line), is_small, "{line}");
     }
 }

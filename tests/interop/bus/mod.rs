@@ -2,6 +2,7 @@
 //! dialogs and of tables, and what becomes of calls when they die or are replaced.
 
 mod calls;
+mod complaints;
 mod contents;
 mod dialogs;
 mod held;
@@ -25,9 +26,9 @@ use control::registry::v1::{
 
 use tonic::Code;
 
-use crate::kamailio::{DMQ_PORT, Kamailio, dmq, is_of_one_that_is_back};
-use crate::processes::{fetch, figure};
-use crate::quiet::say;
+use complaints::Life;
+
+use crate::kamailio::{DMQ_PORT, Kamailio, dmq};
 use crate::system::{Places, ROUTERS, System, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,19 +42,20 @@ const NODES: [&str; 4] = ["router-1", "router-2", "kamailio-1", "kamailio-2"];
 /// A Kamailio that does not answer is found out in 30 s, by the last ping before it.
 const STOCK_NOTICES: Duration = Duration::from_secs(75);
 
-/// The metric of what Kamailios did not take of a router.
-const REFUSED: &str = "tandem_replica_stock_events_total{event=\"refused\"}";
-
 /// Everything that runs; killed when dropped.
 struct Bus {
     system: System,
     kamailios: BTreeMap<&'static str, Kamailio>,
     /// How they find the dialog of a request (`dlg_match_mode`).
     match_mode: u8,
-    /// What those complained about that have ended.
-    complaints: Vec<String>,
-    /// A Kamailio was killed.
-    has_killed_kamailio: bool,
+    /// What is to be known of them to judge their logs.
+    lives: BTreeMap<&'static str, Life>,
+    /// The logs of those that have ended.
+    logs: Vec<(Life, Vec<String>)>,
+    /// Kamailios that were killed.
+    killed: BTreeSet<&'static str>,
+    /// Dialogs that went on at them then.
+    died_with_them: usize,
 }
 
 impl Bus {
@@ -89,8 +91,10 @@ impl Bus {
             system,
             kamailios: BTreeMap::new(),
             match_mode: 0,
-            complaints: Vec::new(),
-            has_killed_kamailio: false,
+            lives: BTreeMap::new(),
+            logs: Vec::new(),
+            killed: BTreeSet::new(),
+            died_with_them: 0,
         };
         for name in KAMAILIOS {
             bus.put_stock_member(name);
@@ -155,6 +159,7 @@ impl Bus {
             let seeds: Vec<_> = seeds.collect();
             let kamailio = Kamailio::start(&self.system, name, &NODES, &seeds, self.match_mode);
             self.kamailios.insert(name, kamailio);
+            self.note_start(name);
         } else {
             self.system.start(name);
         }
@@ -164,8 +169,10 @@ impl Bus {
     fn kill(&mut self, name: &'static str) {
         match self.kamailios.remove(name) {
             Some(kamailio) => {
-                self.complaints.extend(kamailio.complaints());
-                self.has_killed_kamailio = true;
+                self.killed.insert(name);
+                let dialogs = kamailio.dialogs().into_values();
+                self.died_with_them += dialogs.filter(|state| *state != held::ENDED).count();
+                self.note_end(name, kamailio.log_lines());
                 kamailio.kill();
             }
             None => self.system.kill(name),
@@ -175,7 +182,7 @@ impl Bus {
     /// Asks a Kamailio to end, and waits until it has.
     fn stop(&mut self, name: &str) {
         let kamailio = self.kamailios.remove(name).unwrap();
-        self.complaints.extend(kamailio.complaints());
+        self.note_end(name, kamailio.log_lines());
         kamailio.stop();
     }
 
@@ -230,37 +237,6 @@ impl Bus {
             );
             std::thread::sleep(Duration::from_millis(50));
         }
-    }
-
-    /// Asserts that no Kamailio had anything to complain about that came from us, and that none refused us
-    /// anything. Where one was killed RMs are, by whoever does not know the dialog any more, without a line
-    /// in a log.
-    fn assert_no_complaints(&self) {
-        let all = self.complaints();
-        assert!(all.is_empty(), "Kamailio complained:\n{}", all.join("\n"));
-        say("Kamailio's logs hold no complaint");
-    }
-
-    /// Returns what Kamailios had to complain about, and what they refused.
-    fn complaints(&self) -> Vec<String> {
-        let living = self.kamailios.values().flat_map(Kamailio::complaints);
-        let mut all: Vec<_> = self.complaints.iter().cloned().chain(living).collect();
-        if self.has_killed_kamailio {
-            all.retain(|line| !is_of_one_that_is_back(line));
-        } else {
-            all.extend(self.refusals());
-        }
-        all
-    }
-
-    /// Tells which living router was refused how much.
-    fn refusals(&self) -> impl Iterator<Item = String> {
-        let living = ROUTERS.into_iter().filter(|router| self.runs(router));
-        living.filter_map(|router| {
-            let metrics = fetch(&self.system, router, "/metrics");
-            let refused = figure(&metrics, REFUSED);
-            (refused > 0).then(|| format!("{refused} requests of {router} were refused"))
-        })
     }
 }
 
