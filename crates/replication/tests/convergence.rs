@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use htable::{Definition, Value};
 use rand::Rng;
-use replication::{Cause, DialogKey, DialogState, EntryKey, Key, Observed, Origin, Record};
+use replication::tandem::record_bytes;
+use replication::{Cause, DialogKey, DialogState, EntryKey, Key, Observed, Origin};
 use world::{World, dialog_key, invited, leg, ms, seconds};
 
 const NODES: usize = 5;
@@ -134,7 +135,8 @@ fn pass(world: &mut World, traffic: &mut Traffic, time: Duration, rate: u32) {
     }
 }
 
-/// How many bytes the records take that two nodes do not hold alike: the least that has to travel.
+/// How many bytes the records take, as they are encoded, that two nodes do not hold alike: of each key
+/// the larger one, once.
 fn differing_bytes(world: &World, a: usize, b: usize) -> u64 {
     let sums = |i: usize| world.replica(i).digests().partitions();
     let unequal = |partition: &u8| {
@@ -154,31 +156,10 @@ fn differing_bytes(world: &World, a: usize, b: usize) -> u64 {
         .filter(|key| one.get(key) != other.get(key));
     let size = |i: usize, key: &Key| {
         let record = world.replica(i).record(world.now, key);
-        record.map_or(0, |record| record_bytes(key, &record))
+        record.map_or(0, |record| record_bytes(key, record).unwrap())
     };
-    differing.map(|key| size(a, key) + size(b, key)).sum()
-}
-
-fn record_bytes(key: &Key, record: &Record) -> u64 {
-    const STAMP: usize = 20;
-    let bytes = match (key, record) {
-        (Key::Dialog(key), Record::Dialog(record, _)) => {
-            let uris = [&record.from_uri, &record.to_uri, &record.request_uri];
-            let legs = [&record.caller, &record.callee].map(|leg| {
-                let texts = leg.tag.len() + leg.contact.len() + leg.route_set.len();
-                texts + usize::from(leg.cseq > 0 || texts > 0) * STAMP
-            });
-            let variables = record.variables.iter().map(|(name, variable)| {
-                name.len() + variable.value.as_ref().map_or(0, |value| value.len()) + STAMP
-            });
-            let uris: usize = uris.iter().map(|uri| uri.len()).sum();
-            let legs: usize = legs.iter().sum();
-            key.call_id.len() + uris + legs + variables.sum::<usize>() + STAMP + 40
-        }
-        (Key::Entry(key), Record::Entry(_)) => key.table.len() + key.key.len() + STAMP + 20,
-        _ => unreachable!("keys and records are of one kind"),
-    };
-    bytes as u64
+    let sizes = differing.map(|key| size(a, key).max(size(b, key)));
+    sizes.sum::<usize>() as u64
 }
 
 fn repair_bytes(world: &World, a: usize, b: usize) -> u64 {
@@ -195,10 +176,14 @@ fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..NODES).flat_map(|a| (a + 1..NODES).map(move |b| (a, b)))
 }
 
-/// Lets the nodes agree and checks what that cost.
+/// Lets the nodes agree and checks what that cost: between two nodes the bodies of repair, repeats not
+/// counted, take at most twice the encoded size of what differed and [`REPAIR_ALLOWANCE`].
+///
+/// What differed is the most that did at one moment, looked at every 100 ms, not what did at the
+/// beginning: what one of two nodes hears from a third first makes them differ for a while, also if they
+/// were on one side and equal. All that differed at any moment would be more.
 fn converge(world: &mut World, limit: Duration) {
     let former: Vec<_> = pairs().map(|(a, b)| repair_bytes(world, a, b)).collect();
-    // What two nodes hear from a third makes them differ for a while.
     let mut differing = vec![0; former.len()];
     let start = world.now;
     while !world.agrees() {
@@ -215,20 +200,21 @@ fn converge(world: &mut World, limit: Duration) {
     let took = world.now - start;
     world.check_equal();
     world.check_bounds();
-    let mut dearest = 0;
+    let mut dearest = (0, 0);
     for ((a, b), (differing, former)) in pairs().zip(differing.into_iter().zip(former)) {
         let spent = repair_bytes(world, a, b) - former;
         let allowed = 2 * differing + REPAIR_ALLOWANCE;
-        dearest = dearest.max(spent);
+        dearest = dearest.max((spent, differing));
         assert!(
             spent <= allowed,
             "{a} and {b} spent {spent} on {differing} bytes, seed {}",
             world.seed
         );
     }
+    let (spent, differing) = dearest;
     let held = world.replica(0).dialogs().len();
     println!(
-        "seed {}: {held} dialogs agreed on in {took:?}, at most {dearest} bytes of a pair",
+        "seed {}: {held} dialogs agreed on in {took:?}, at most {spent} bytes of a pair, for {differing}",
         world.seed
     );
 }
@@ -276,7 +262,7 @@ fn live_through(seed: u64, final_loss: u32, limit: Duration) {
     let victim = world.rng.random_range(0..NODES);
     world.start(victim);
     pass(&mut world, &mut traffic, seconds(30), 120);
-    assert!(traffic.made > DIALOGS * 9 / 10, "{} dialogs", traffic.made);
+    assert_eq!(traffic.made, DIALOGS);
     let dropped = world.node(victim).channel.counters().pending_dropped;
     assert_eq!(dropped, 0);
     world.heal();
@@ -333,5 +319,6 @@ fn ten_thousand_dialogs_reach_a_node_that_joins_once() {
     world.check_equal();
     let spent = sent(&world) - before;
     let allowed = held * 3 / 2 + 4 * REPAIR_ALLOWANCE;
+    println!("a node that joins: {spent} bytes for {held}");
     assert!(spent <= allowed, "{spent} for {held}");
 }

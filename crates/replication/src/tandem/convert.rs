@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use htable::{KEY_BYTES_MAX, NAME_BYTES_MAX};
+use prost::Message;
 
 use super::messages as wire;
 use crate::change::{Key, Record};
@@ -39,6 +40,13 @@ pub enum RecordError {
     /// It lasts longer than [`REMAINING_MAX`].
     #[error("it lasts too long")]
     Remaining,
+}
+
+/// Returns how many bytes a record takes that is told, its key included; `None` when it is of another
+/// kind than its key.
+#[must_use]
+pub fn record_bytes(key: &Key, record: Record) -> Option<usize> {
+    to_wire(key, record).map(|record| record.encoded_len())
 }
 
 /// Returns what is said of a record.
@@ -286,8 +294,6 @@ fn remaining_from_wire(milliseconds: u64) -> Result<Duration, RecordError> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
-
     use super::*;
     use crate::record::{Cause, DialogState};
 
@@ -389,6 +395,7 @@ mod tests {
         ] {
             let wire = to_wire(&key, record.clone()).unwrap();
             let bytes = wire.encode_to_vec();
+            assert_eq!(record_bytes(&key, record.clone()), Some(bytes.len()));
             let read = from_wire(wire::Record::decode(&bytes[..]).unwrap());
             assert_eq!(read, Ok((key, record)));
         }

@@ -15,7 +15,7 @@ mod status;
 mod told;
 
 pub use channel::{Channel, HelloData};
-pub use convert::{REMAINING_MAX, RecordError};
+pub use convert::{REMAINING_MAX, RecordError, record_bytes};
 pub use link::{PENDING_MAX, QUEUE_MAX, WINDOW};
 pub use messages::{
     BODY_BYTES_MAX, BODY_BYTES_TARGET, BodyError, NODE_ID_BYTES_MAX, RECORDS_MAX, SCHEMA,
