@@ -48,7 +48,7 @@ fn the_demo_loses_no_call_beside_a_kamailio() {
     let from_kamailio = number(&summary, "dialogs_replicated_from_kamailio");
     assert!(0 < from_kamailio && from_kamailio < told, "{summary}");
     assert!(summary["killed"].is_null(), "{summary}");
-    has_no_lags(&summary);
+    beside_a_kamailio(&summary);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn the_demo_loses_no_call_when_it_kills_a_kamailio() {
         assert!(number(&summary, name) > 0, "{name}: {summary}");
     }
     assert!(number(&summary, "detected_ms") <= 500, "{summary}");
-    has_no_lags(&summary);
+    beside_a_kamailio(&summary);
 }
 
 #[test]
@@ -126,15 +126,10 @@ fn lags(summary: &Value) -> [f64; 2] {
     lags
 }
 
-/// Of a Kamailio nobody knows how long it takes, and it compares nothing.
-fn has_no_lags(summary: &Value) {
-    for name in [
-        "replication_lag_p50_ms",
-        "replication_lag_p99_ms",
-        "verify_age_seconds",
-    ] {
-        assert!(has_null(summary, name), "{name}: {summary}");
-    }
+/// A Kamailio answers what it is told, and compares nothing.
+fn beside_a_kamailio(summary: &Value) {
+    lags(summary);
+    assert!(has_null(summary, "verify_age_seconds"), "{summary}");
 }
 
 fn real(summary: &Value, name: &str) -> f64 {

@@ -52,12 +52,17 @@ pub(super) async fn show(router: Channel, output: Output) -> anyhow::Result<()> 
             status.stock_unheard
         ))?;
     }
-    if status.lag_p50.is_some() {
-        lines::say(format_args!(
-            "half of all changes are acknowledged within {}, 99 in a hundred within {}",
-            lines::took(status.lag_p50),
-            lines::took(status.lag_p99)
-        ))?;
+    for (nodes, p50, p99) in [
+        ("Tandem", status.lag_p50, status.lag_p99),
+        ("Kamailio", status.stock_lag_p50, status.stock_lag_p99),
+    ] {
+        if p50.is_some() {
+            lines::say(format_args!(
+                "{nodes} nodes acknowledge half of all changes within {}, 99 in a hundred within {}",
+                lines::took(p50),
+                lines::took(p99)
+            ))?;
+        }
     }
     Ok(())
 }

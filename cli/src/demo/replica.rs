@@ -12,7 +12,7 @@ const COMPARED_MAX: Duration = Duration::from_secs(3);
 /// What the routers say, as one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Replicas {
-    /// From a change to the other node's answer: what half of them did not exceed; the worse router's.
+    /// From a change to the other node's answer, a Kamailio's too: what half of them did not exceed; the worst.
     pub(crate) lag_p50: Option<Duration>,
     /// The same of 99 in a hundred.
     pub(crate) lag_p99: Option<Duration>,
@@ -47,8 +47,10 @@ impl Replicas {
 
     fn of(living: &[ReplicationStatus], last: Option<&ReplicationStatus>) -> Self {
         let all = || living.iter().chain(last);
-        let lag_p50 = all().filter_map(|status| duration(status.lag_p50)).max();
-        let lag_p99 = all().filter_map(|status| duration(status.lag_p99)).max();
+        let p50 = |status: &ReplicationStatus| [status.lag_p50, status.stock_lag_p50];
+        let p99 = |status: &ReplicationStatus| [status.lag_p99, status.stock_lag_p99];
+        let lag_p50 = all().flat_map(p50).filter_map(duration).max();
+        let lag_p99 = all().flat_map(p99).filter_map(duration).max();
         // A router that is alone may not have noticed yet.
         let ages = living.iter().filter_map(age);
         let verify_age = ages.max().filter(|_| living.len() > 1);
@@ -98,6 +100,19 @@ mod tests {
             verify_age: Some(Duration::from_secs(2)),
         };
         assert_eq!(replicas, expected);
+    }
+
+    #[test]
+    fn how_long_a_kamailio_takes_is_shown_too() {
+        let (p50, p99) = (Duration::from_millis(2), Duration::from_millis(9));
+        let status = ReplicationStatus {
+            stock_lag_p50: p50.try_into().ok(),
+            stock_lag_p99: p99.try_into().ok(),
+            ..ReplicationStatus::default()
+        };
+        let replicas = Replicas::of(&[status], None);
+        assert_eq!(replicas.lag_p50, Some(p50));
+        assert_eq!(replicas.lag_p99, Some(p99));
     }
 
     #[test]

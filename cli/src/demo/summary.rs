@@ -37,7 +37,7 @@ pub(crate) struct Summary {
     /// Those of them that the Kamailio told of.
     #[serde(skip_serializing_if = "Option::is_none")]
     dialogs_replicated_from_kamailio: Option<usize>,
-    /// From a change to the other Tandem router's answer: half of them took no longer.
+    /// From a change at a Tandem router to the other router's answer: half of them took no longer.
     replication_lag_p50_ms: Option<f64>,
     replication_lag_p99_ms: Option<f64>,
     /// Keys that differed between Tandem routers when they were compared last.
@@ -199,9 +199,13 @@ impl Summary {
             let _ = write!(out, ", {from_kamailio} of them from the Kamailio");
         }
         if let (Some(p50), Some(p99)) = (self.replication_lag_p50_ms, self.replication_lag_p99_ms) {
+            let (who, whose) = match self.routers {
+                Routers::Tandem => ("it", "the changes"),
+                Routers::WithKamailio => ("the Kamailio", "the Tandem router's changes"),
+            };
             let _ = write!(
                 out,
-                "; it had half of the changes within {p50} ms, 99 in 100 within {p99} ms"
+                "; {who} had half of {whose} within {p50} ms, 99 in 100 within {p99} ms"
             );
         }
         let killed = death.filter(|_| options.fault == Fault::Kill);

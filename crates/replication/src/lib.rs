@@ -8,6 +8,7 @@ mod dialogs;
 mod digest;
 mod ended;
 mod entries;
+mod lag;
 mod members;
 mod numbers;
 mod observation;
@@ -24,6 +25,7 @@ pub use dialogs::{Changed, Dialogs, DialogsConfig, Held};
 pub use digest::{Digests, PARTITIONS};
 pub use ended::{RECORDS_DUE_MAX, TOMBSTONE_MAX, TOMBSTONE_MIN, TOMBSTONES_MAX};
 pub use entries::{Entries, EntryChanged, EntryError, EntryKey, EntryRecord, GONE_MAX, Write};
+pub use lag::Lag;
 pub use observation::{LegSeen, Observation, Observed};
 pub use record::{
     Cause, DialogKey, DialogRecord, DialogState, End, IFLAGS, Leg, Lifetime, Ownership, Profile,

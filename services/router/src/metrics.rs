@@ -11,7 +11,8 @@ pub(crate) fn measure(replication: &Replication, now: Instant, figures: &mut Fig
     let replica = replication.replica();
     let (dialogs, entries) = (replica.dialogs(), replica.entries());
     let tandem = replication.tandem_status(now);
-    let stock = replication.stock_status().nodes.into_iter();
+    let stock = replication.stock_status();
+    let differences = stock.nodes.iter();
     for (state, word) in [
         (NodeState::Active, "active"),
         (NodeState::Pending, "pending"),
@@ -45,7 +46,7 @@ pub(crate) fn measure(replication: &Replication, now: Instant, figures: &mut Fig
     figures.gauge(
         "replica_stock_differences",
         "Keys of tables that differed from Kamailio nodes when they were compared last",
-        stock.filter_map(|node| node.stock_differences).sum(),
+        differences.filter_map(|node| node.stock_differences).sum(),
     );
     figures.gauge(
         "replica_stock_unheard",
@@ -66,6 +67,16 @@ pub(crate) fn measure(replication: &Replication, now: Instant, figures: &mut Fig
         "replica_lag_p99_seconds",
         "The same of 99 in a hundred",
         tandem.lag.p99(),
+    );
+    figures.seconds(
+        "replica_stock_lag_p50_seconds",
+        "From a change to the answer of a Kamailio node that was told it, the median",
+        stock.lag.p50(),
+    );
+    figures.seconds(
+        "replica_stock_lag_p99_seconds",
+        "The same of 99 in a hundred",
+        stock.lag.p99(),
     );
     figures.gauge(
         "replica_hash_size_differs",

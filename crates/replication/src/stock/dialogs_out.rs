@@ -81,6 +81,8 @@ pub(super) struct Told {
     /// Another node told it something while ours waited or was on its way: which came last is unknown.
     is_crossed: bool,
     is_queued: bool,
+    /// When the first change was made here that it has not been told.
+    noted: Option<Instant>,
     ending: Option<Ending>,
     ended_at: Option<Instant>,
     /// The greatest `last_modified` that the node has shown with it, in seconds by its clock, and the last that it
@@ -102,6 +104,7 @@ impl Told {
     pub(super) fn lose(&mut self) -> bool {
         self.withdraw();
         self.is_queued = false;
+        self.noted = None;
         self.refusals = 0;
         self.mistrust();
         self.content.is_some() || self.is_in_doubt || self.ending.is_some()
@@ -152,6 +155,7 @@ impl Told {
     /// The node refuses what it was told; returns when it is told again.
     fn refuse(&mut self, now: Instant) -> Instant {
         self.is_refused = true;
+        self.noted = None;
         self.refusals = self.refusals.saturating_add(1);
         now + again_after(self.refusals)
     }
@@ -202,9 +206,12 @@ impl Node {
     }
 
     /// A dialog that goes on was changed here.
-    pub(super) fn note_dialog(&mut self, key: &DialogKey, counters: &mut Counters) {
+    pub(super) fn note_dialog(&mut self, now: Instant, key: &DialogKey, counters: &mut Counters) {
         // A node that is away is told everything when it returns.
-        if self.is_up && self.told_of(key, counters).is_some() {
+        if self.is_up
+            && let Some(told) = self.told_of(key, counters)
+        {
+            told.noted.get_or_insert(now);
             self.queue_dialog(key);
         }
     }
@@ -378,25 +385,26 @@ impl Node {
                     }
                 }
                 Sending::Sent(request) => {
-                    self.unqueue_dialog(&key);
+                    let since = self.unqueue_dialog(&key);
                     if let Some(told) = self.dialogs.get_mut(&key) {
                         told.in_flight = Some((request, step));
                         told.is_crossed &= step != Step::Update;
                         told.dated = at.unwrap_or(told.dated);
                     }
                     self.requests
-                        .insert(request, Sent::Dialog(key, step, content));
+                        .insert(request, Sent::Dialog(key, step, content, since));
                 }
             }
         }
         true
     }
 
-    fn unqueue_dialog(&mut self, key: &DialogKey) {
+    /// Takes the first dialog from the queue; returns since when it has waited there with news.
+    fn unqueue_dialog(&mut self, key: &DialogKey) -> Option<Instant> {
         self.dialog_queue.pop_front();
-        if let Some(told) = self.dialogs.get_mut(key) {
-            told.is_queued = false;
-        }
+        let told = self.dialogs.get_mut(key)?;
+        told.is_queued = false;
+        told.noted.take()
     }
 
     /// A message about a dialog was answered, or was not (408).

@@ -33,6 +33,7 @@ use rand::{Rng, SeedableRng};
 use crate::change::{Change, Key, Origin};
 use crate::clock::Now;
 use crate::entries::EntryKey;
+use crate::lag::Lag;
 use crate::numbers::Numbers;
 use crate::record::DialogKey;
 use crate::replica::Replica;
@@ -88,6 +89,7 @@ pub struct Channel {
     all_told_until: Option<Instant>,
     /// What was taken from a node that was asked, and is to be told the others once that is noted.
     adopted: Vec<(SocketAddr, EntryKey)>,
+    lag: Lag,
     counters: Counters,
     rng: SmallRng,
 }
@@ -105,6 +107,7 @@ impl Channel {
             asking: None,
             all_told_until: None,
             adopted: Vec::new(),
+            lag: Lag::default(),
             counters: Counters::default(),
             rng: SmallRng::seed_from_u64(seed),
         }
@@ -183,7 +186,7 @@ impl Channel {
                 if !held.record.is_ended() {
                     for (address, node) in &mut self.nodes {
                         match is_local {
-                            true => node.note_dialog(key, &mut self.counters),
+                            true => node.note_dialog(now.monotonic, key, &mut self.counters),
                             false => {
                                 let by_it = change.origin == Origin::Stock(*address);
                                 let counters = &mut self.counters;
@@ -204,7 +207,9 @@ impl Channel {
                 }
                 for node in self.nodes.values_mut() {
                     match change.origin {
-                        Origin::Local => node.note_entry(key, &mut self.counters),
+                        Origin::Local => {
+                            node.note_entry(key, Some(now.monotonic), &mut self.counters);
+                        }
                         Origin::Tandem(_) | Origin::Stock(_) => node.note_entry_told(key),
                     }
                 }
@@ -291,13 +296,24 @@ impl Channel {
             408 => self.counters.unanswered += 1,
             _ => self.counters.refused += 1,
         }
-        match sent {
-            Sent::Dialog(key, step, content) => {
+        let told = match sent {
+            Sent::Dialog(key, step, content, since) => {
                 to.dialog_answered(now.monotonic, &key, step, content, status);
+                since
             }
-            Sent::Entry(key, step) => to.entry_answered(&key, step, status),
-            Sent::Cells => to.cells_answered(status),
-            Sent::Ask(what) => self.ask_answered(now, node, what, status),
+            Sent::Entry(key, step, since) => to.entry_answered(&key, step, since, status),
+            Sent::Cells => {
+                to.cells_answered(status);
+                None
+            }
+            Sent::Ask(what) => {
+                self.ask_answered(now, node, what, status);
+                None
+            }
+        };
+        if let (Some(since), 200..=299) = (told, status) {
+            let took = now.monotonic.saturating_duration_since(since);
+            self.lag.note(took);
         }
     }
 
@@ -451,7 +467,7 @@ impl Channel {
         self.adopted.extend(adopted);
         let node = self.nodes.entry(with).or_default();
         for key in &found.tell {
-            node.note_entry(key, &mut self.counters);
+            node.note_entry(key, None, &mut self.counters);
         }
         for key in &found.tell_lifetime {
             node.note_lifetime(key);
@@ -464,7 +480,7 @@ impl Channel {
         for (from, key) in std::mem::take(&mut self.adopted) {
             let others = self.nodes.iter_mut().filter(|(node, _)| **node != from);
             for (_, node) in others {
-                node.note_entry(&key, &mut self.counters);
+                node.note_entry(&key, None, &mut self.counters);
                 (node.wants_tables, node.clean_rounds) = (true, 0);
             }
         }
@@ -496,6 +512,7 @@ impl Channel {
         Status {
             nodes: nodes.collect(),
             held_back: self.held_back.len(),
+            lag: self.lag.clone(),
         }
     }
 

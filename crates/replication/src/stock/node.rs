@@ -21,10 +21,10 @@ use crate::replica::SHOWN_AHEAD_MAX;
 /// What a request that waits for its answer said.
 #[derive(Debug)]
 pub(super) enum Sent {
-    /// A message about a dialog, and what it told.
-    Dialog(DialogKey, Step, Content),
-    /// An operation on an entry.
-    Entry(EntryKey, EntryStep),
+    /// A message about a dialog, what it told, and since when that was news that nobody had told the node.
+    Dialog(DialogKey, Step, Content, Option<Instant>),
+    /// An operation on an entry, and the same.
+    Entry(EntryKey, EntryStep, Option<Instant>),
     /// A part of our answer to its request for everything.
     Cells,
     /// Our request for everything.

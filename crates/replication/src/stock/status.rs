@@ -7,6 +7,7 @@ use bytes::Bytes;
 use dmq_bodies::Numbering;
 
 use super::node::Node;
+use crate::lag::Lag;
 
 /// What the stock side counts; all of it only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,4 +117,6 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// STATEs that wait for their UPDATE.
     pub held_back: usize,
+    /// From a change here to the answer of a node that was told it.
+    pub lag: Lag,
 }

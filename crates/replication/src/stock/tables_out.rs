@@ -4,7 +4,7 @@
 //! table says; a key that is gone as DELETE. What a pattern or a flush deleted goes as one DELETE for
 //! each key: the same keys go everywhere, whatever a node makes of the expression. Source: PROTOCOL 4.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dmq::RequestId;
 use dmq_bodies::TableMessage;
@@ -35,13 +35,20 @@ pub(super) struct EntryWork {
     /// What goes after it was answered.
     then: Option<EntryStep>,
     in_flight: Option<RequestId>,
+    /// When the first change was made here that the node has not been told.
+    noted: Option<Instant>,
     /// Whether it has its place in the queue: one at most, and none while it is on its way.
     is_queued: bool,
 }
 
 impl Node {
-    /// An entry was changed, and the node is to hear it from us.
-    pub(super) fn note_entry(&mut self, key: &EntryKey, counters: &mut Counters) {
+    /// An entry is to be told the node: it was changed here, `noted` tells when, or the node lacks it.
+    pub(super) fn note_entry(
+        &mut self,
+        key: &EntryKey,
+        noted: Option<Instant>,
+        counters: &mut Counters,
+    ) {
         if !self.is_up || self.unknown_tables.contains(&key.table) {
             return;
         }
@@ -52,6 +59,7 @@ impl Node {
             return;
         }
         let work = self.entries.entry(key.clone()).or_default();
+        work.noted = work.noted.or(noted);
         match work.in_flight {
             Some(_) => work.then = Some(EntryStep::Value),
             None => {
@@ -80,7 +88,7 @@ impl Node {
         if let Some(work) = self.entries.get_mut(key) {
             match work.in_flight {
                 Some(_) => work.then = Some(EntryStep::Value),
-                None => work.next = None,
+                None => (work.next, work.noted) = (None, None),
             }
         }
     }
@@ -117,12 +125,14 @@ impl Node {
                 }
                 Sending::Sent(request) => {
                     self.entry_queue.pop_front();
+                    let mut since = None;
                     if let Some(work) = self.entries.get_mut(&key) {
                         work.is_queued = false;
                         work.in_flight = Some(request);
                         work.then = then;
+                        since = work.noted.take();
                     }
-                    self.requests.insert(request, Sent::Entry(key, step));
+                    self.requests.insert(request, Sent::Entry(key, step, since));
                 }
             }
         }
@@ -163,8 +173,15 @@ impl Node {
         Some((message, step, then))
     }
 
-    /// An operation was answered, or was not (408).
-    pub(super) fn entry_answered(&mut self, key: &EntryKey, step: EntryStep, status: u16) {
+    /// An operation was answered, or was not (408). Returns since when all that it told was news: what is told in two
+    /// parts, the node has with the second.
+    pub(super) fn entry_answered(
+        &mut self,
+        key: &EntryKey,
+        step: EntryStep,
+        since: Option<Instant>,
+        status: u16,
+    ) -> Option<Instant> {
         let is_taken = (200..=299).contains(&status);
         self.wants_tables |= !is_taken;
         match (step, status) {
@@ -176,7 +193,7 @@ impl Node {
             _ => {}
         }
         let Some(work) = self.entries.get_mut(key) else {
-            return;
+            return since;
         };
         work.in_flight = None;
         let next = match status {
@@ -188,10 +205,16 @@ impl Node {
             Some(next) => {
                 work.next = Some(next);
                 work.then = None;
+                let is_half = next == EntryStep::Lifetime;
+                if is_half {
+                    work.noted = since;
+                }
                 self.queue_entry(key);
+                since.filter(|_| !is_half)
             }
             None => {
                 self.entries.remove(key);
+                since
             }
         }
     }

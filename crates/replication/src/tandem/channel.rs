@@ -16,9 +16,10 @@ use super::convert;
 use super::link::{Link, Peer, Said};
 use super::messages::{BodyError, Content, Hello, NODE_ID_BYTES_MAX, RECORDS_MAX, Records, decode};
 use super::repair::{Pulls, Repair};
-use super::status::{Counters, Kind, Lag, Status};
+use super::status::{Counters, Kind, Status};
 use crate::change::{Change, Key, Origin, Record};
 use crate::clock::Now;
+use crate::lag::Lag;
 use crate::record::{Cause, DialogState, End};
 use crate::replica::Replica;
 

@@ -22,5 +22,5 @@ pub use messages::{
 };
 pub use pair::CANDIDATES_MAX;
 pub use repair::{GROUPS_MAX, PULLS_MAX, UNWANTED_MAX};
-pub use status::{Counters, Kind, Lag, NodeStatus, Sent, Status};
+pub use status::{Counters, Kind, NodeStatus, Sent, Status};
 pub use told::{Listed, Told, told};

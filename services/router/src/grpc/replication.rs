@@ -76,7 +76,8 @@ impl ReplicationService for Health {
 fn status(replication: &Replication, now: Instant) -> ReplicationStatus {
     let replica = replication.replica();
     let tandem = replication.tandem_status(now);
-    let stock = replication.stock_status().nodes.into_iter();
+    let stock = replication.stock_status();
+    let differences = stock.nodes.iter();
     let (dialogs, entries) = (replica.dialogs(), replica.entries());
     let active = |node: &&dmq::NodeStatus| node.state == NodeState::Active;
     ReplicationStatus {
@@ -97,11 +98,13 @@ fn status(replication: &Replication, now: Instant) -> ReplicationStatus {
         degraded: tandem.degraded,
         divergence: tandem.divergence,
         verify_age: tandem.verify_age.and_then(duration),
-        stock_differences: stock.filter_map(|node| node.stock_differences).sum(),
+        stock_differences: differences.filter_map(|node| node.stock_differences).sum(),
         lag_p50: tandem.lag.p50().and_then(duration),
         lag_p99: tandem.lag.p99().and_then(duration),
         hash_size_differs: tandem.hash_size_differs,
         stock_unheard: replication.stock_unheard() as u32,
+        stock_lag_p50: stock.lag.p50().and_then(duration),
+        stock_lag_p99: stock.lag.p99().and_then(duration),
     }
 }
 

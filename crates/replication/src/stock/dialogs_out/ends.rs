@@ -155,8 +155,10 @@ impl Node {
             // What it was told of it may be under way still.
             told.is_stale |= told.content.is_none();
             told.ending = Some(Ending::State { again: false });
+            told.noted.get_or_insert(now.monotonic);
             self.queue_dialog(key);
         } else if told.is_in_doubt {
+            told.noted = None;
             let at = now.monotonic + REPEAT_AFTER;
             told.ending = Some(Ending::Repeat { at });
             self.later.insert((at, key.clone()));
