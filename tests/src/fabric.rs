@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use control::view::{
-    Algorithm, DestinationSet, Liveness, Member, MemberKind, MemberState, Network, NextHop, Route,
-    RouteMatch, RouteResult, Selector, Side, SipEndpoint, View,
+    Algorithm, Cell, DestinationSet, Liveness, Member, MemberKind, MemberState, Network, NextHop,
+    Route, RouteMatch, RouteResult, Selector, Side, SipEndpoint, View,
 };
 use element::{FlowId, Sharded};
 use sim::{Arrival, HostId, Link, World};
@@ -414,6 +414,10 @@ impl Fabric {
                 successes_to_active: 2,
             }],
             routes: (1..=self.config.ipbxs).map(route).collect(),
+            cells: vec![Cell {
+                dialog_lifetime: DIALOG_LIFETIME,
+                ..Cell::new("cell-1")
+            }],
             ..View::default()
         }
     }
@@ -488,10 +492,7 @@ fn new_router(
         own: bus_of(address),
         flow: FlowId(1),
         allow: vec![],
-        dialogs: replication::DialogsConfig {
-            lifetime: DIALOG_LIFETIME,
-            ..replication::DialogsConfig::default()
-        },
+        dialogs: replication::DialogsConfig::default(),
     };
     let node = tandem_router::Node::new(listen.clone(), allow, seed)
         .with_egress(egress)

@@ -31,7 +31,12 @@ const ROWS: [Row; 8] = [
         0,
         &["kind", "address", "cell", "desired_state", "liveness"],
     ),
-    ("Cell", "cells", 0, &["hash_size", "stock_nodes"]),
+    (
+        "Cell",
+        "cells",
+        0,
+        &["hash_size", "dialog_lifetime", "stock_nodes"],
+    ),
     (
         "TableDefinition",
         "tables",

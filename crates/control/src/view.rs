@@ -59,6 +59,12 @@ pub struct View {
 /// Slots of a cell's dialog table unless an operator says otherwise: Kamailio's default.
 pub const HASH_SIZE: u32 = 4096;
 
+/// How long a dialog may go on once it is answered, unless an operator says otherwise: Kamailio's default.
+pub const DIALOG_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+
+/// The longest that an operator may allow.
+pub const DIALOG_LIFETIME_MAX: Duration = limits::DIALOG_LIFETIME.max;
+
 /// Some routers that replicate to each other: one bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
@@ -70,6 +76,8 @@ pub struct Cell {
     pub stock_nodes: Vec<SocketAddr>,
     /// Who else is asked for the nodes of the bus.
     pub notification_addresses: Vec<NotificationAddress>,
+    /// How long a dialog may go on once it is answered: whole seconds.
+    pub dialog_lifetime: Duration,
 }
 
 impl Cell {
@@ -81,6 +89,7 @@ impl Cell {
             hash_size: HASH_SIZE,
             stock_nodes: Vec::new(),
             notification_addresses: Vec::new(),
+            dialog_lifetime: DIALOG_LIFETIME,
         }
     }
 }
@@ -577,6 +586,7 @@ mod tests {
         assert_eq!(view.cell("b"), described);
         assert_eq!(view.cell("a"), Cell::new("a"));
         assert_eq!(view.cell("a").hash_size, 4096);
+        assert_eq!(view.cell("a").dialog_lifetime.as_secs(), 43_200);
     }
 
     /// The value is that of another implementation of SipHash-2-4-128.

@@ -9,10 +9,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use control::view::View;
+use control::view::{DIALOG_LIFETIME_MAX, View};
 
-/// How long an address is kept after its member was last seen: the default lifetime of a dialog.
-pub const KEPT_FOR: Duration = Duration::from_secs(3 * 3600);
+/// How long an address is kept after its member was last seen: as long as a dialog may last in any cell. What
+/// the cells say now will not do: a dialog keeps the lifetime that held when it was answered.
+pub const KEPT_FOR: Duration = DIALOG_LIFETIME_MAX;
 
 /// How many former addresses are remembered, on disk and in memory: beyond it the oldest go first. The
 /// addresses of present members do not count.
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
     use control::view::{Liveness, Member, MemberKind, MemberState, Side, SipEndpoint};
 
-    const HOUR: u64 = 3600;
+    const DAY: u64 = 24 * 3600;
 
     fn address(number: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 8], number))
@@ -232,11 +233,11 @@ mod tests {
     fn who_leaves_is_kept_from_the_moment_of_leaving() {
         let mut addresses = empty();
         addresses.take(&view([1, 2]), 0);
-        addresses.take(&view([1]), 4 * HOUR);
-        assert_eq!(ports(&addresses), [1, 2], "4 hours a member, just removed");
-        addresses.take(&view([1]), 7 * HOUR);
-        assert_eq!(ports(&addresses), [2, 1], "3 hours ago");
-        addresses.take(&view([1]), 7 * HOUR + 1);
+        addresses.take(&view([1]), 8 * DAY);
+        assert_eq!(ports(&addresses), [1, 2], "8 days a member, just removed");
+        addresses.take(&view([1]), 15 * DAY);
+        assert_eq!(ports(&addresses), [2, 1], "7 days ago");
+        addresses.take(&view([1]), 15 * DAY + 1);
         assert_eq!(ports(&addresses), [1]);
     }
 

@@ -25,8 +25,9 @@ const BACKUP_STEP: Duration = Duration::from_secs(2);
 /// The settings of a dialog table.
 #[derive(Clone, Copy, Debug)]
 pub struct DialogsConfig {
-    /// How long a confirmed dialog may last. Default 3 h (`default_timeout` of Kamailio's dialog
-    /// module in our arrangement). Shorter forgets calls that go on; their requests are still routed.
+    /// How long a dialog may last once it is answered, in whole seconds. Default 12 h, that of
+    /// `default_timeout` of Kamailio's dialog module. Shorter forgets calls that go on; their requests are
+    /// still routed. Longer keeps those of which nobody saw the end.
     pub lifetime: Duration,
     /// How long one may stay unanswered since it last rang or was sent somewhere. Default 200 s: beyond a
     /// router's Timer C, which every provisional response starts anew, too (RFC 3261 section 16.7 step 2).
@@ -39,7 +40,7 @@ pub struct DialogsConfig {
 impl Default for DialogsConfig {
     fn default() -> Self {
         Self {
-            lifetime: Duration::from_secs(3 * 3600),
+            lifetime: Duration::from_secs(12 * 3600),
             early_lifetime: Duration::from_secs(200),
             dialogs_max: 500_000,
         }
@@ -103,6 +104,11 @@ impl Dialogs {
     #[must_use]
     pub fn config(&self) -> &DialogsConfig {
         &self.config
+    }
+
+    /// Sets how long dialogs last that are answered from now on; the others keep what they have.
+    pub fn set_lifetime(&mut self, lifetime: Duration) {
+        self.config.lifetime = lifetime;
     }
 
     /// Sets who may have to fire a dead owner's deadline: the Tandem members of the cell.

@@ -81,6 +81,11 @@ impl Replica {
         self.dialogs.set_members(all.collect());
     }
 
+    /// Sets how long dialogs last that are answered from now on.
+    pub fn set_dialog_lifetime(&mut self, lifetime: Duration) {
+        self.dialogs.set_lifetime(lifetime);
+    }
+
     /// Returns the Tandem members of the cell, this node not among them.
     pub fn members(&self) -> impl Iterator<Item = SocketAddr> {
         self.members.iter()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dmq::{Bus, BusConfig, Event, Network, NodeState, NodeStatus, TANDEM_CHANNEL};
 use dmq_bodies::Did;
@@ -35,12 +35,12 @@ pub struct ReplicationConfig {
     pub cell_key: [u8; 16],
     /// How many slots Kamailio's dialog hash has in this cell; a power of two.
     pub hash_size: u32,
-    /// The dialogs' settings.
+    /// The dialogs' settings, as long as nothing is said of the cell.
     pub dialogs: DialogsConfig,
 }
 
 /// What the registry says of the cell, and may say otherwise at any time.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CellConfig {
     /// DMQ addresses of the cell's Tandem members, with or without us.
     pub members: BTreeSet<SocketAddr>,
@@ -52,6 +52,22 @@ pub struct CellConfig {
     pub allow: Vec<Network>,
     /// The tables.
     pub tables: Vec<Definition>,
+    /// How long dialogs last that are answered from now on, in whole seconds. Default as
+    /// [`DialogsConfig::lifetime`].
+    pub dialog_lifetime: Duration,
+}
+
+impl Default for CellConfig {
+    fn default() -> Self {
+        Self {
+            members: BTreeSet::new(),
+            stock_nodes: BTreeSet::new(),
+            notification: BTreeSet::new(),
+            allow: Vec::new(),
+            tables: Vec::new(),
+            dialog_lifetime: DialogsConfig::default().lifetime,
+        }
+    }
 }
 
 /// One router's part in its cell.
@@ -104,6 +120,7 @@ impl Replication {
             notification,
             allow,
             tables,
+            dialog_lifetime,
         } = cell;
         members.remove(&self.config.own);
         let nodes = members.iter().chain(&stock_nodes).copied();
@@ -111,6 +128,7 @@ impl Replication {
         self.bus
             .set_notification(now.monotonic, nodes.chain(notification));
         self.replica.set_members(&members);
+        self.replica.set_dialog_lifetime(dialog_lifetime);
         let defined: BTreeSet<_> = tables.iter().map(|table| table.name.clone()).collect();
         let former = self.replica.entries().tables().iter();
         let former: Vec<_> = former

@@ -51,7 +51,7 @@ fn a_call_is_told_step_by_step() {
     let dialog = &world.kamailios[0].dialogs[&did("a")];
     assert_eq!(dialog.state, WireState::Confirmed);
     assert_eq!(&dialog.callee.contact[..], b"sip:bob@10.9.0.2");
-    assert_eq!(dialog.lifetime, 10_800);
+    assert_eq!(dialog.lifetime, 43_200);
     world.bye("a");
     world.run(ms(4_900));
     assert_eq!(world.words(0)[2..], ["STATE(4)", "STATE(5)"]);
@@ -66,6 +66,35 @@ fn a_call_is_told_step_by_step() {
     );
     assert!(world.kamailios[0].log.is_empty());
     assert_eq!(world.ours.channel.status().nodes[0].dialogs_told, 0);
+}
+
+#[test]
+fn a_lifetime_counts_for_calls_that_are_answered_after_it_was_set() {
+    let mut world = World::settled(82, &[V56]);
+    world.call("before");
+    world.invite("after");
+    world.ring("after");
+    world.run(ms(100));
+    let week = Duration::from_secs(7 * 24 * 3600);
+    for lifetime in [week, Duration::from_secs(60)] {
+        world.ours.replica.set_dialog_lifetime(lifetime);
+    }
+    world.answer("after");
+    world.ack("after");
+    world.run(ms(100));
+    let told = |world: &World, call_id| world.kamailios[0].dialogs[&did(call_id)].lifetime;
+    assert_eq!(told(&world, "before"), 43_200);
+    assert_eq!(told(&world, "after"), 60);
+    world.run(ms(59_000));
+    assert_eq!(state(&world, &key("after")), Some(DialogState::Confirmed));
+    world.run(ms(2_000));
+    let held = world.ours.replica.dialogs().dialog(&key("after")).unwrap();
+    assert_eq!(held.record.end.map(|end| end.cause), Some(Cause::Expired));
+    assert_eq!(state(&world, &key("before")), Some(DialogState::Confirmed));
+    world.run(ms(6_000));
+    let theirs = &world.kamailios[0].dialogs;
+    assert!(theirs.contains_key(&did("before")) && !theirs.contains_key(&did("after")));
+    assert!(world.kamailios[0].log.is_empty());
 }
 
 #[test]

@@ -22,8 +22,8 @@ pub enum DialogState {
 /// The settings of a dialog table.
 #[derive(Clone, Copy, Debug)]
 pub struct DialogConfig {
-    /// How long a confirmed dialog may last. Default 3 h (Kamailio's `default_timeout` in our
-    /// arrangement). Shorter forgets calls that still go on; they are served from their route set.
+    /// How long a confirmed dialog may last. Default 12 h, that of `default_timeout` of Kamailio's dialog
+    /// module. Shorter forgets calls that still go on; they are served from their route set.
     pub lifetime: Duration,
     /// How long an early dialog may last. Default 5 min: beyond every Timer C.
     pub early_lifetime: Duration,
@@ -34,7 +34,7 @@ pub struct DialogConfig {
 impl Default for DialogConfig {
     fn default() -> Self {
         Self {
-            lifetime: Duration::from_secs(3 * 3600),
+            lifetime: Duration::from_secs(12 * 3600),
             early_lifetime: Duration::from_secs(300),
             dialogs_max: 250_000,
         }

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use control::registry::v1::cell_service_client::CellServiceClient;
 use control::registry::v1::*;
 use control::view::{self, NotificationAddress};
@@ -118,12 +120,17 @@ async fn bad_values_are_named_and_validate_only_changes_nothing() {
         hash_size: Some(1000),
         stock_nodes: vec!["192.0.2.1:5062".into(), "192.0.2.2".into()],
         notification_addresses: vec!["bus.example.com:".into()],
+        dialog_lifetime: Some(prost_types::Duration {
+            seconds: 60,
+            nanos: 1,
+        }),
         ..cell("a")
     };
     let expected = [
         "cell.hash_size",
         "cell.stock_nodes[1]",
         "cell.notification_addresses[0]",
+        "cell.dialog_lifetime",
     ];
     for validate_only in [true, false] {
         let request = CreateCellRequest {
@@ -167,6 +174,10 @@ async fn a_router_sees_its_cell_as_told_and_the_defaults_before_and_after() {
         hash_size: Some(128),
         stock_nodes: vec!["127.0.7.210:5062".into()],
         notification_addresses: vec!["bus.example.com:5062".into()],
+        dialog_lifetime: Some(prost_types::Duration {
+            seconds: 10_800,
+            nanos: 0,
+        }),
         ..cell("default")
     };
     cells.create_cell(create(told)).await.unwrap();
@@ -179,6 +190,7 @@ async fn a_router_sees_its_cell_as_told_and_the_defaults_before_and_after() {
         hash_size: 128,
         stock_nodes: vec!["127.0.7.210:5062".parse().unwrap()],
         notification_addresses: vec![name],
+        dialog_lifetime: Duration::from_secs(10_800),
         ..view::Cell::new("default")
     };
     assert_eq!(after.cell("default"), expected);

@@ -24,7 +24,7 @@ pub struct BusIdentity {
     pub flow: FlowId,
     /// Who may speak besides members and stock nodes.
     pub allow: Vec<Network>,
-    /// The dialogs' settings.
+    /// The dialogs' settings; how long they last once they are answered is the cell's to say.
     pub dialogs: DialogsConfig,
 }
 
@@ -147,6 +147,7 @@ impl Joined {
             notification: notification.collect(),
             allow: identity.allow.iter().map(network).collect(),
             tables: tables.collect(),
+            dialog_lifetime: cell.dialog_lifetime,
         };
         self.replication.configure(now, settings)
     }

@@ -500,6 +500,7 @@ mod tests {
     use super::*;
     use control::view::{NextHop, Route, RouteMatch, RouteResult};
     use element::Node as _;
+    use replication::{LegSeen, Observed, Text};
     use workbench::{destination, destination_set};
 
     /// Two sets of one destination each, judged within these times.
@@ -542,9 +543,8 @@ mod tests {
         })
     }
 
-    #[test]
-    fn every_address_of_a_service_is_asked_for_the_nodes_of_the_bus() {
-        let start = Instant::now();
+    /// A node that has a bus, and has not heard of the registry.
+    fn on_bus() -> Node {
         let identity = BusIdentity {
             node_id: "a".to_owned(),
             cell: "default".to_owned(),
@@ -556,7 +556,56 @@ mod tests {
             dialogs: replication::DialogsConfig::default(),
         };
         let listen = Arc::new([([127, 0, 0, 9], 5060).into()]);
-        let mut node = Node::new(listen, Arc::new([]), 1).with_bus(identity);
+        Node::new(listen, Arc::new([]), 1).with_bus(identity)
+    }
+
+    #[test]
+    fn a_dialog_lasts_as_long_as_its_cell_said_when_it_was_answered() {
+        let start = Instant::now();
+        let mut node = on_bus();
+        let saw = |call_id: &str, what| Observation {
+            call_id: call_id.as_bytes().into(),
+            h_id: Some(7),
+            from_tag: b"er".as_slice().into(),
+            to_tag: b"ee".as_slice().into(),
+            what,
+        };
+        let invited = Observed::Invited {
+            from_uri: Text::from([]),
+            to_uri: Text::from([]),
+            request_uri: Text::from([]),
+            caller: LegSeen::default(),
+        };
+        let of = |lifetime| {
+            let mut cell = registry::Cell::new("default");
+            cell.dialog_lifetime = Duration::from_secs(lifetime);
+            let mut config = view([1000, 1000]);
+            config.cells = vec![cell];
+            config
+        };
+        let configs = [view([1000, 1000]), of(60), of(604_800)];
+        for (i, config) in configs.iter().enumerate() {
+            node.configure(start, config);
+            let call = format!("call-{i}");
+            let now = node.wall.at(start);
+            let joined = node.joined.as_mut().unwrap();
+            let answered = Observed::Answered(LegSeen::default());
+            let seen = [invited.clone(), answered].map(|what| saw(&call, what));
+            joined.replication.observe(now, seen);
+        }
+        let dialogs = node.replication().unwrap().replica().dialogs();
+        for (i, seconds) in [43_200, 60, 604_800].into_iter().enumerate() {
+            let call = format!("call-{i}");
+            let (_, held) = dialogs.of_call(call.as_bytes()).next().unwrap();
+            assert_eq!(held.record.lifetime.seconds, seconds);
+            assert_eq!(held.at, start + Duration::from_secs(seconds.into()));
+        }
+    }
+
+    #[test]
+    fn every_address_of_a_service_is_asked_for_the_nodes_of_the_bus() {
+        let start = Instant::now();
+        let mut node = on_bus();
         let mut cell = registry::Cell::new("default");
         cell.notification_addresses = vec!["Bus.example.com".parse().unwrap()];
         let mut config = view([1000, 1000]);

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use super::limits::{self, Range};
 use super::{
-    Algorithm, Cell, Destination, DestinationSet, DestinationState, HASH_SIZE, Liveness, Member,
-    MemberKind, MemberState, Network, NextHop, NotificationAddress, Route, RouteMatch, RouteResult,
-    Side, SipEndpoint, TableDefinition,
+    Algorithm, Cell, DIALOG_LIFETIME, Destination, DestinationSet, DestinationState, HASH_SIZE,
+    Liveness, Member, MemberKind, MemberState, Network, NextHop, NotificationAddress, Route,
+    RouteMatch, RouteResult, Side, SipEndpoint, TableDefinition,
 };
 use crate::name::{Name, check_id};
 use crate::registry::v1::{self, route_result};
@@ -142,6 +142,22 @@ impl Check {
         duration
     }
 
+    /// A duration of which stock nodes are told.
+    fn whole_seconds(
+        &mut self,
+        field: &str,
+        value: Option<&prost_types::Duration>,
+        range: Range<Duration>,
+    ) -> Option<Duration> {
+        let duration = self.duration(field, value, range);
+        self.unless(
+            duration.is_none_or(|duration| duration.subsec_nanos() == 0),
+            field,
+            "must be whole seconds: stock nodes know no other",
+        );
+        duration
+    }
+
     fn range(&mut self, field: &str, value: u32, range: Range<u32>) -> u32 {
         let Range { min, max } = range;
         self.unless(
@@ -194,11 +210,17 @@ impl TryFrom<&v1::Cell> for Cell {
                 check.parse(&field, text, "an address or a name, with a port")
             })
             .collect();
+        let dialog_lifetime = check.whole_seconds(
+            "dialog_lifetime",
+            message.dialog_lifetime.as_ref(),
+            limits::DIALOG_LIFETIME,
+        );
         let cell = id.map(|id| Self {
             id,
             hash_size,
             stock_nodes,
             notification_addresses,
+            dialog_lifetime: dialog_lifetime.unwrap_or(DIALOG_LIFETIME),
         });
         check.finish(cell)
     }
@@ -414,15 +436,10 @@ impl TryFrom<&v1::TableDefinition> for TableDefinition {
                 format_args!("{table:?} is not {min} to {max} of A-Z, a-z, 0-9, _ and -"),
             );
         }
-        let autoexpire = check.duration(
+        let autoexpire = check.whole_seconds(
             "autoexpire",
             message.autoexpire.as_ref(),
             limits::AUTOEXPIRE,
-        );
-        check.unless(
-            autoexpire.is_none_or(|autoexpire| autoexpire.subsec_nanos() == 0),
-            "autoexpire",
-            "must be whole seconds: stock nodes know no other",
         );
         let entries_max = message.entries_max.unwrap_or(limits::ENTRIES_DEFAULT);
         let entries_max = check.range("entries_max", entries_max, limits::ENTRIES);
@@ -683,6 +700,7 @@ fn some(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::DIALOG_LIFETIME_MAX;
 
     #[test]
     fn sip_uris_are_told_from_other_text() {
@@ -726,10 +744,15 @@ mod tests {
             notification_addresses: ["192.0.2.1:5062", "Bus.example.com:5090", "Bus.example.com"]
                 .map(str::to_owned)
                 .into(),
+            dialog_lifetime: Some(prost_types::Duration {
+                seconds: 604_800,
+                nanos: 0,
+            }),
             ..Default::default()
         };
         let cell = Cell::try_from(&cell).unwrap();
         assert_eq!((cell.id.as_str(), cell.hash_size), ("a", 1));
+        assert_eq!(cell.dialog_lifetime, DIALOG_LIFETIME_MAX);
         assert_eq!(cell.stock_nodes, ["[2001:db8::1]:5062".parse().unwrap()]);
         let said: Vec<_> = cell
             .notification_addresses
@@ -790,6 +813,36 @@ mod tests {
                 .into_iter()
                 .map(|r| r.field);
             assert_eq!(fields.collect::<Vec<_>>(), ["hash_size", "stock_nodes"]);
+        }
+    }
+
+    #[test]
+    fn a_dialog_lasts_a_minute_to_a_week_in_whole_seconds() {
+        let read = |seconds, nanos| {
+            Cell::try_from(&v1::Cell {
+                name: "cells/a".into(),
+                dialog_lifetime: Some(prost_types::Duration { seconds, nanos }),
+                ..Default::default()
+            })
+        };
+        for seconds in [60, 10_800, 604_800] {
+            let lifetime = read(seconds, 0).unwrap().dialog_lifetime;
+            assert_eq!(i64::try_from(lifetime.as_secs()), Ok(seconds));
+        }
+        for (seconds, nanos) in [
+            (-60, 0),
+            (0, 0),
+            (59, 0),
+            (59, 999_999_999),
+            (60, 1),
+            (90, 500_000_000),
+            (604_800, 1),
+            (604_801, 0),
+            (i64::MAX, 0),
+        ] {
+            let refusals = read(seconds, nanos).unwrap_err();
+            let fields: Vec<_> = refusals.iter().map(|refusal| &*refusal.field).collect();
+            assert_eq!(fields, ["dialog_lifetime"], "{seconds} s {nanos} ns");
         }
     }
 

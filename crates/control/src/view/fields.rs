@@ -2,7 +2,7 @@
 //! files say. Ranges and defaults are those that values are checked by: `limits.rs`.
 
 use super::limits::{self, Said};
-use super::{Algorithm, DestinationSet, HASH_SIZE};
+use super::{Algorithm, DIALOG_LIFETIME, DestinationSet, HASH_SIZE};
 
 /// A field of a resource, or of a message inside one.
 #[derive(Clone, Debug)]
@@ -140,6 +140,11 @@ fn cell() -> Vec<Field> {
         field("notification_addresses")
             .at_most(limits::NOTIFICATION_ADDRESSES_MAX)
             .wrong("Nobody there: the others of the cell are found through members and stock nodes alone"),
+        field("dialog_lifetime")
+            .limit(format!("whole seconds, {}", limits::DIALOG_LIFETIME.said()))
+            .default(DIALOG_LIFETIME)
+            .counts("for dialogs that are answered afterwards")
+            .wrong("Too short: calls that go on are recorded as expired and forgotten, though their requests still find their way. Too long: a call of which nobody saw the end takes up room for that long"),
     ]
 }
 

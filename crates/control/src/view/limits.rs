@@ -38,6 +38,8 @@ pub(super) const HASH_SIZE: Range<u32> = range(1, 1 << 20);
 pub(super) const STOCK_NODES_MAX: usize = 16;
 /// Most notification addresses of a cell.
 pub(super) const NOTIFICATION_ADDRESSES_MAX: usize = 16;
+/// How long a dialog of a cell may go on once it is answered.
+pub(super) const DIALOG_LIFETIME: Range<Duration> = range(seconds(60), seconds(7 * 24 * 3600));
 
 /// SIP addresses of a member.
 pub(super) const SIP_ENDPOINTS: Range<usize> = range(1, 8);

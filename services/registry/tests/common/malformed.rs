@@ -5,6 +5,21 @@ pub(crate) const WRONG: &[(&str, &str, &str)] = &[
     ("cells/a", r#"{"name":"cells/a","hashSize":3}"#, "hash_size"),
     (
         "cells/a",
+        r#"{"name":"cells/a","dialogLifetime":"59s"}"#,
+        "dialog_lifetime",
+    ),
+    (
+        "cells/a",
+        r#"{"name":"cells/a","dialogLifetime":"604801s"}"#,
+        "dialog_lifetime",
+    ),
+    (
+        "cells/a",
+        r#"{"name":"cells/a","dialogLifetime":"60.5s"}"#,
+        "dialog_lifetime",
+    ),
+    (
+        "cells/a",
         r#"{"name":"cells/a","stockNodes":["192.0.2.1"]}"#,
         "stock_nodes[0]",
     ),
