@@ -98,6 +98,39 @@ fn a_lifetime_counts_for_calls_that_are_answered_after_it_was_set() {
 }
 
 #[test]
+fn where_an_end_is_after_a_later_request_its_owner_says() {
+    let mut world = World::settled(83, &[V56, V56]);
+    let did = world.kamailio(0, |now, it| it.invite(now, "a", 4_001));
+    world.run(ms(100));
+    world.kamailio(0, |now, it| it.confirm(now, did));
+    world.run(ms(100));
+    let key = DialogKey {
+        call_id: (*b"a").into(),
+        h_id: 4_001,
+    };
+    let caller = |world: &World| {
+        let held = world.ours.replica.dialogs().dialog(&key).unwrap();
+        let leg = &held.record.caller;
+        (leg.cseq, String::from_utf8_lossy(&leg.contact).into_owned())
+    };
+    let first = caller(&world);
+    let mut moves = |i: usize, cseq: &'static str, contact: &'static str| {
+        world.kamailio(i, |now, it| {
+            let leg = &mut it.dialogs.get_mut(&did).unwrap().caller;
+            (leg.cseq, leg.contact) = (cseq.into(), contact.into());
+            it.tell_all_of(now, did);
+        });
+        world.run(ms(100));
+        caller(&world)
+    };
+    assert_eq!(moves(1, "9", "sip:b@10.9.0.9"), first, "not its dialog");
+    let second = (first.0 + 1, "sip:b@10.9.0.2".to_owned());
+    let told: &'static str = second.0.to_string().leak();
+    assert_eq!(moves(0, told, "sip:b@10.9.0.2"), second);
+    assert_eq!(moves(0, told, "sip:b@10.9.0.1"), second, "no later request");
+}
+
+#[test]
 fn states_that_follow_each_other_closely_are_told_as_one() {
     let mut world = World::settled(2, &[V56]);
     world.invite("a");

@@ -384,9 +384,15 @@ fn news(now: Now, word: Word, held: &DialogRecord, update: Update, stamp: Stamp)
     if profiles.list != held.profiles.list && !is_less {
         record.profiles = profiles;
     }
-    if is_news {
-        record.caller = moved(&held.caller, Some(update.caller), stamp);
-        record.callee = moved(&held.callee, update.callee, stamp);
+    // Of a state that is known, the owner says in a later request where an end is; others may not know that.
+    let counts = |told: &Leg, held: &Leg| is_news || word == Word::Owners && told.cseq > held.cseq;
+    let caller = moved(&held.caller, Some(update.caller), stamp);
+    if counts(&caller, &held.caller) {
+        record.caller = caller;
+    }
+    let callee = moved(&held.callee, update.callee, stamp);
+    if counts(&callee, &held.callee) {
+        record.callee = callee;
     }
     if is_news || word == Word::Owners {
         add_timing(&mut record, held, update.timing, stamp);
