@@ -22,8 +22,9 @@ pub const RECORDS_DUE_MAX: usize = 65_536;
 
 /// How long before its owner was found to be lost a dialog may have ended and the rest not be done: a
 /// call record is written a moment later, a Kamailio is told to forget the dialog 5 s later, and the owner
-/// is missed 7 s after its last word at the latest: a ping and the patience with a Kamailio.
-const END_IN_DOUBT: Duration = Duration::from_secs(15);
+/// is missed 7 s after its last word at the latest: a ping and the patience with a Kamailio. An heir may be
+/// lost before it has missed the owner, and is missed as late.
+const END_IN_DOUBT: Duration = Duration::from_secs(20);
 
 /// A dialog that is over and remembered.
 #[derive(Debug)]
@@ -232,7 +233,7 @@ mod tests {
             2 => None,
             _ => Some(Rest::EndAndRecord),
         };
-        ended.inherit_recent(after(now, 16), ours);
+        ended.inherit_recent(after(now, 21), ours);
         assert_eq!(ended.poll_call_record(), Some(key(4)));
         for inherited in [key(1), key(4)] {
             assert_eq!(ended.poll_inherited().as_ref(), Some(&inherited));

@@ -123,16 +123,20 @@ pub(crate) struct Loss<'a> {
 
 impl Loss<'_> {
     /// Returns what is ours to do for a dialog that ended shortly before: nothing when another is the heir, or
-    /// we were it already. A Kamailio's calls have no record.
+    /// we were it already. A Kamailio's calls have no record, and whether it is lost, too, or may only be lost
+    /// next is not asked: of its dialogs the lost node may have been about to tell the end.
     pub(crate) fn rest(&self, dialogs: &Dialogs, key: &DialogKey) -> Option<Rest> {
         let Ownership { epoch, owner } = dialogs.dialog(key)?.record.ownership;
-        let (is_lost, rest) = match epoch == STOCK_EPOCH {
-            true => (owner == self.node, Rest::End),
-            false => (self.members.is_silent(owner), Rest::EndAndRecord),
+        let is_the_lost_ones = owner == self.node;
+        let (may_be_ours, was_lost, rest) = match epoch == STOCK_EPOCH {
+            true => (true, !is_the_lost_ones, Rest::End),
+            false => {
+                let was_lost = !is_the_lost_ones && !self.before.contains(&owner);
+                (self.members.is_silent(owner), was_lost, Rest::EndAndRecord)
+            }
         };
-        let was_lost = owner != self.node && !self.before.contains(&owner);
         let was_ours = was_lost && dialogs.is_first(key, &self.before);
-        let is_ours = is_lost && !was_ours && self.members.is_first(dialogs, key);
+        let is_ours = may_be_ours && !was_ours && self.members.is_first(dialogs, key);
         is_ours.then_some(rest)
     }
 }

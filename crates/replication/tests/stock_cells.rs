@@ -183,6 +183,36 @@ fn what_a_kamailio_ended_just_before_its_death_is_freed_at_the_others() {
 }
 
 #[test]
+fn what_a_kamailio_ended_just_before_its_death_is_freed_though_its_heir_dies_too() {
+    for (seed, after) in (1..17).zip([0, 1_000, 4_000, 8_000].into_iter().cycle()) {
+        let _seed = Seed(seed);
+        let mut cell = Cell::settled(seed, &[V56, V56]);
+        let dids = ["a", "b", "c", "d"].map(|call_id| {
+            let h_id = 4_001 + u32::from(call_id.as_bytes()[0]);
+            let did = cell.act(2, |now, it| it.invite(now, call_id, h_id));
+            cell.run(ms(100));
+            cell.act(2, |now, it| it.confirm(now, did));
+            cell.run(ms(100));
+            did
+        });
+        for did in dids {
+            cell.act(2, |now, it| it.bye(now, did));
+        }
+        cell.run(ms(500));
+        cell.stop(2);
+        // Of some dialogs it is the first to free them, and may not have missed the Kamailio yet.
+        cell.run(ms(after));
+        cell.stop(0);
+        cell.run(ms(25_000));
+        let left = &cell.kamailio(3).dialogs;
+        assert!(left.is_empty(), "{after} ms: {:?}", left.keys());
+        let errors = cell.kamailio(3).log.iter();
+        let errors: Vec<_> = errors.filter(|line| line.starts_with("ERROR")).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+}
+
+#[test]
 fn what_a_kamailio_had_not_been_told_when_its_router_was_lost_the_others_tell_it() {
     for seed in 1..9 {
         let _seed = Seed(seed);
