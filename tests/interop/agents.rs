@@ -133,10 +133,14 @@ impl Agents {
         }
     }
 
-    /// Waits for the last call, however it ends.
+    /// Waits for the last call at both ends, however it ends.
     pub(crate) fn wait_until_all_ended(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
-        while lock(&self.ends).carrier.open_calls() > 0 && Instant::now() < deadline {
+        let open = || {
+            let ends = lock(&self.ends);
+            ends.carrier.open_calls() + ends.ipbx.open_calls()
+        };
+        while open() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
