@@ -89,7 +89,7 @@ pub(crate) fn tandem(mut data: &[u8]) {
 pub(crate) fn stock(data: &[u8]) {
     let mut replica = replica();
     let mut channel = stock::Channel::new(own(), 4096, 1);
-    channel.node_up(at(0), other());
+    channel.node_up(at(0), &replica, other());
     for (number, part) in data.split(|byte| *byte == 0).take(BODIES_MAX).enumerate() {
         let Some((kind, body)) = part.split_first() else {
             continue;

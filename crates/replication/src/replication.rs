@@ -390,7 +390,7 @@ impl Replication {
                     status.address == node && status.state == NodeState::Active
                 };
                 if self.bus.nodes().any(is_up) {
-                    self.stock.node_up(now, node);
+                    self.stock.node_up(now, &self.replica, node);
                 }
             }
             Kind::Unknown => {}

@@ -155,6 +155,43 @@ fn what_one_kamailio_had_is_told_the_other_at_once_and_once() {
 }
 
 #[test]
+fn a_kamailio_that_joins_is_told_all_by_one_after_the_other() {
+    for (seed, company) in (1..9).zip([false, true].into_iter().cycle()) {
+        let _seed = Seed(seed);
+        let versions = [V56, V56];
+        let mut cell = Cell::settled(seed, &versions[..1 + usize::from(company)]);
+        let calls = ["a", "b", "c", "d"];
+        for call_id in calls {
+            let answered = Observed::Answered(leg(0, "sip:bob@10.9.0.2"));
+            for what in [invited(), answered, Observed::Acked] {
+                cell.see(0, call_id, what);
+            }
+        }
+        cell.run(ms(20_000));
+        cell.said.clear();
+        let joins = cell.now;
+        cell.start_stock(2, V56);
+        cell.act(2, |now, it| it.sync(now));
+        cell.run(ms(10_000));
+        assert_eq!(cell.kamailio(2).dialogs.len(), calls.len());
+        let told = |by: usize| {
+            let said = cell.said.iter().filter(|(who, _)| *who == by);
+            let said = said.filter(|(_, said)| said.to == address(2) && said.channel == "dialog");
+            let updates = said.filter(|(_, said)| said.word() == "UPDATE(4)");
+            updates.map(|(_, said)| said.at - joins).collect::<Vec<_>>()
+        };
+        // Another Kamailio tells everybody at once.
+        let (first, second) = (told(0), told(1));
+        assert_eq!((first.len(), second.len()), (calls.len(), calls.len()));
+        let turn = ms(u64::from(company) * 1_000);
+        assert!(first.iter().all(|at| *at >= turn), "{first:?}");
+        let last = first.iter().max().unwrap();
+        assert!(second.iter().all(|at| *at > *last + ms(500)), "{second:?}");
+        assert!(second.iter().all(|at| *at < ms(4_000)), "{second:?}");
+    }
+}
+
+#[test]
 fn what_a_kamailio_ended_just_before_its_death_is_freed_at_the_others() {
     for seed in 1..9 {
         let _seed = Seed(seed);

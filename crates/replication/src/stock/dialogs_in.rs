@@ -66,7 +66,8 @@ impl Channel {
             DialogMessage::Remove(remove) => self.handle_remove(now, replica, node, remove.did),
             DialogMessage::Sync => {
                 self.all_told_until = Some(now.monotonic + ALL_TOLD_WITHIN);
-                let is_answered = self.node(node).asks_for_dialogs(now.monotonic);
+                let turn = self.turn(now.monotonic, replica, node);
+                let is_answered = self.node(node).asks_for_dialogs(now.monotonic, turn);
                 self.counters.syncs_deferred += u64::from(!is_answered);
                 200
             }

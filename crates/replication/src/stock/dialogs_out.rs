@@ -78,6 +78,8 @@ pub(super) struct Told {
     /// An UPDATE or STATE may still be under way although nobody waits for its answer.
     is_in_doubt: bool,
     in_flight: Option<(dmq::RequestId, Step)>,
+    /// When it was told something last.
+    sent: Option<Instant>,
     /// Another node told it something while ours waited or was on its way: which came last is unknown.
     is_crossed: bool,
     is_queued: bool,
@@ -312,6 +314,7 @@ impl Node {
         replica: &Replica,
         counters: &mut Counters,
     ) {
+        let anew_since = self.anew_since;
         while let Some((scan, partition)) = self.scan
             && self.dialog_queue.len() < SCAN_QUEUE
         {
@@ -332,6 +335,11 @@ impl Node {
                     continue;
                 }
                 if let Some(told) = self.told_of(key, counters) {
+                    let is_told = told.content.is_some() && !told.is_stale;
+                    let since = told.sent.filter(|_| is_told && scan != Scan::Orphans);
+                    if since > anew_since {
+                        continue;
+                    }
                     told.is_stale = true;
                     told.is_refused = false;
                     self.queue_dialog(key);
@@ -388,6 +396,7 @@ impl Node {
                     let since = self.unqueue_dialog(&key);
                     if let Some(told) = self.dialogs.get_mut(&key) {
                         told.in_flight = Some((request, step));
+                        told.sent = Some(line.now.monotonic);
                         told.is_crossed &= step != Step::Update;
                         told.dated = at.unwrap_or(told.dated);
                     }

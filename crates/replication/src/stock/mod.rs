@@ -41,7 +41,7 @@ use held_back::HeldBack;
 use node::{Line, Node, Sent};
 use repair::Differences;
 pub use status::{Counters, NodeStatus, Status};
-use sync::{Asked, Asking};
+use sync::{ANSWERS_APART, Asked, Asking};
 pub use sync::{SYNCS_APART, TABLES_AGAIN_MAX};
 use tables_in::EarlyLifetimes;
 
@@ -114,12 +114,22 @@ impl Channel {
     }
 
     /// Takes the news that a Kamailio node takes messages; without effect on one that does already.
-    pub fn node_up(&mut self, now: Now, node: SocketAddr) {
+    pub fn node_up(&mut self, now: Now, replica: &Replica, node: SocketAddr) {
+        let turn = self.turn(now.monotonic, replica, node);
         let node = self.nodes.entry(node).or_default();
         if !node.is_up {
             let wait = self.rng.random_range(Duration::ZERO..=ASK_WITHIN);
-            node.come_up(now.monotonic + wait);
+            node.come_up(now.monotonic, turn, now.monotonic + wait);
         }
+    }
+
+    /// Returns when it is our turn to tell a node everything, which others do, too: Kamailios do at once, then
+    /// Tandem nodes in the order of their addresses.
+    fn turn(&self, now: Instant, replica: &Replica, node: SocketAddr) -> Instant {
+        let is_other = |(address, other): (&SocketAddr, &Node)| *address != node && other.is_up;
+        let stock = self.nodes.iter().any(is_other);
+        let tandem = replica.members().filter(|member| *member < self.own);
+        now + ANSWERS_APART * (u32::from(stock) + tandem.count() as u32)
     }
 
     /// Takes the news that a node lists us again. If it was asked for dialogs before, it has told everybody
@@ -404,7 +414,7 @@ impl Channel {
     pub fn handle_timeout(&mut self, now: Now, replica: &mut Replica) {
         for node in self.nodes.values_mut() {
             node.wake_dialogs(now.monotonic);
-            node.wake_answer(now.monotonic);
+            node.wake_scan(now.monotonic);
         }
         self.counters.held_back_dropped += self.held_back.expire(now.monotonic);
         self.early.expire(now.monotonic);
@@ -494,7 +504,7 @@ impl Channel {
         let asking = self.asking.as_ref().map(Asking::poll_timeout);
         let wanted = || self.nodes.values().filter_map(Node::wanted_at).min();
         let answers = self.nodes.values().filter_map(Node::answer_at);
-        let dialogs = self.nodes.values().filter_map(Node::dialogs_due);
+        let dialogs = self.nodes.values().filter_map(Node::scan_due);
         later
             .chain(answers)
             .chain(dialogs)

@@ -65,8 +65,10 @@ pub(super) struct Node {
     pub(super) tables_answered: Option<Instant>,
     /// When its request for all dialogs was answered last.
     pub(super) dialogs_answered: Option<Instant>,
-    /// When the one is answered that came too soon after that.
-    pub(super) dialogs_due: Option<Instant>,
+    /// When it is told anew of these dialogs.
+    pub(super) scan_due: Option<(Instant, Scan)>,
+    /// When it came back or asked, so that this is due: what it was told after that it need not be told again.
+    pub(super) anew_since: Option<Instant>,
     pub(super) numbering: Numbering,
     /// Its clock in dialog messages.
     dialog_clock: ShownClock,
@@ -120,7 +122,8 @@ impl Default for Node {
             answer: None,
             tables_answered: None,
             dialogs_answered: None,
-            dialogs_due: None,
+            scan_due: None,
+            anew_since: None,
             numbering: Numbering::New,
             dialog_clock: ShownClock::default(),
             table_clock: ShownClock::default(),
@@ -148,11 +151,12 @@ impl Default for Node {
 }
 
 impl Node {
-    /// It takes messages from now on: what is looked after here is told it anew.
-    pub(super) fn come_up(&mut self, ask_at: Instant) {
+    /// It takes messages from now on: what is looked after here is told it anew in our turn.
+    pub(super) fn come_up(&mut self, now: Instant, turn: Instant, ask_at: Instant) {
         self.is_up = true;
         self.unknown_tables.clear();
-        self.scan_from_start(Scan::Ours);
+        self.anew_since = Some(now);
+        self.scan_at(now, turn, Scan::Ours);
         self.wants_dialogs = true;
         self.wants_tables = true;
         self.has_told_dialogs = false;

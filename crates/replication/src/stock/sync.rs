@@ -37,9 +37,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(120);
 /// An answer about dialogs that has not ended by then is not waited for: what comes later is taken too.
 const DIALOGS_MAX: Duration = Duration::from_secs(20);
 
-/// Between the answers of two nodes that are asked for tables at once: two that give a Kamailio the
-/// same new key at one moment have put it there twice.
-const ANSWERS_APART: Duration = Duration::from_secs(1);
+/// Between the answers of two nodes that are asked at once: two that give a Kamailio the same new key or dialog at
+/// one moment have its processes put it there twice.
+pub(super) const ANSWERS_APART: Duration = Duration::from_secs(1);
 
 /// Between two requests for tables to one node. Twice as long after each comparison but the first in a row that
 /// found a difference: what it never takes is offered ever more seldom. So is a dialog that it refuses.
@@ -244,46 +244,55 @@ fn estimate(cell: &Cell) -> usize {
 }
 
 impl Node {
-    /// It asked for dialogs; tells whether it is answered now.
-    pub(super) fn asks_for_dialogs(&mut self, now: Instant) -> bool {
-        let soonest = self.dialogs_answered.map_or(now, |at| at + SYNCS_APART);
-        if soonest <= now {
-            self.tell_all_dialogs(now);
-            return true;
+    /// It asked for dialogs, and our turn to answer is then; tells whether it is answered by then.
+    pub(super) fn asks_for_dialogs(&mut self, now: Instant, turn: Instant) -> bool {
+        let is_asked = self.scan_due.is_some_and(|(_, scan)| scan == Scan::All);
+        if !is_asked {
+            // It may have started anew: until then it is told whole of what changes.
+            self.forget_told();
         }
-        self.dialogs_due = Some(soonest);
-        false
+        self.anew_since = Some(now);
+        let again = self.dialogs_answered.map(|at| at + SYNCS_APART);
+        let at = again.map_or(turn, |again| again.max(turn));
+        self.scan_at(now, at, Scan::All);
+        at == turn
     }
 
-    /// Tells the dialogs that it asked for a while ago.
-    pub(super) fn wake_answer(&mut self, now: Instant) {
-        if self.dialogs_due().is_some_and(|at| at <= now) {
-            self.tell_all_dialogs(now);
+    /// Has it told anew of these dialogs at a time, or when others are if that is sooner.
+    pub(super) fn scan_at(&mut self, now: Instant, at: Instant, scan: Scan) {
+        let due = self
+            .scan_due
+            .map_or((at, scan), |(due, former)| (due.min(at), former.max(scan)));
+        self.scan_due = Some(due);
+        self.wake_scan(now);
+    }
+
+    /// Begins to tell it anew of dialogs whose time has come.
+    pub(super) fn wake_scan(&mut self, now: Instant) {
+        let is_due = |(at, _): &mut (Instant, Scan)| self.is_up && *at <= now;
+        let Some((_, scan)) = self.scan_due.take_if(is_due) else {
+            return;
+        };
+        self.scan_from_start(scan);
+        if scan == Scan::All {
+            self.dialogs_answered = Some(now);
+            self.syncs_answered += 1;
         }
     }
 
-    /// Returns when the dialogs are told that it asked for too soon.
-    pub(super) fn dialogs_due(&self) -> Option<Instant> {
-        self.dialogs_due.filter(|_| self.is_up)
+    /// Returns when it is told anew of dialogs.
+    pub(super) fn scan_due(&self) -> Option<Instant> {
+        let due = self.scan_due.filter(|_| self.is_up);
+        due.map(|(at, _)| at)
     }
 
-    fn tell_all_dialogs(&mut self, now: Instant) {
-        self.forget_told();
-        self.scan_from_start(Scan::All);
-        self.dialogs_answered = Some(now);
-        self.dialogs_due = None;
-        self.syncs_answered += 1;
-    }
-
-    /// It asked for cells, and so many others answer before us; tells whether it is answered as soon as
-    /// they have.
+    /// It asked for cells, and our turn to answer is then; tells whether it is answered by then.
     pub(super) fn asks_for_tables(
         &mut self,
         now: Instant,
         table: Option<Bytes>,
-        before_us: u32,
+        own_turn: Instant,
     ) -> bool {
-        let own_turn = now + ANSWERS_APART * before_us;
         let former = self.answer.take().unwrap_or_default();
         if former.begins.is_some() {
             // One answer for both, all of it if they want different things.

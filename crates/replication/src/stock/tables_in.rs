@@ -11,7 +11,6 @@ use bytes::Bytes;
 use dmq_bodies::{Cell, PatternKind, TableMessage};
 use htable::{By, Pattern};
 
-use super::node::Node;
 use super::repair::Differences;
 use super::sync::Asked;
 use super::{Channel, EARLY_MAX};
@@ -74,9 +73,9 @@ impl Channel {
         }
         match message {
             TableMessage::Sync { table } => {
-                let before_us = self.answering_before_us(replica, node);
+                let turn = self.turn(now.monotonic, replica, node);
                 let asker = self.node(node);
-                let is_in_turn = asker.asks_for_tables(now.monotonic, table, before_us);
+                let is_in_turn = asker.asks_for_tables(now.monotonic, table, turn);
                 self.counters.syncs_deferred += u64::from(!is_in_turn);
                 200
             }
@@ -128,15 +127,6 @@ impl Channel {
                 200
             }
         }
-    }
-
-    /// Returns how many answer a node before us when it asks everybody for cells: its own kind all at
-    /// once, then Tandem nodes in the order of their addresses.
-    fn answering_before_us(&self, replica: &Replica, asker: SocketAddr) -> u32 {
-        let is_other = |(address, node): (&SocketAddr, &Node)| *address != asker && node.is_up;
-        let stock = self.nodes.iter().any(is_other);
-        let tandem = replica.members().filter(|member| *member < self.own);
-        u32::from(stock) + tandem.count() as u32
     }
 
     fn executed(&mut self, is_done: bool) -> u16 {

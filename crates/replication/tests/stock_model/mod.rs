@@ -401,7 +401,7 @@ impl World {
         while let Some(event) = node.bus.poll_event() {
             let (channel, replica) = (&mut node.channel, &mut node.replica);
             match event {
-                Event::NodeUp { node } => channel.node_up(now, node),
+                Event::NodeUp { node } => channel.node_up(now, replica, node),
                 Event::NodeDown { node } => channel.node_down(now, node),
                 Event::Listed { node } => channel.node_lists_us(now, node),
                 Event::NodeRemoved { node } => channel.node_removed(now, node),
