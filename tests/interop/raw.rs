@@ -35,18 +35,31 @@ impl Raw {
 
     /// Answers a request with a copy of the headers that a response must copy.
     pub(crate) fn respond(&self, request: &(String, SocketAddr), status: &str) {
-        let (text, source) = request;
-        let copied = ["Via:", "Record-Route:", "From:", "Call-ID:", "CSeq:"];
+        self.respond_as("raw-callee", request, status, "");
+    }
+
+    /// The same with a To tag, for a request without one, and `more` header lines, each with its CRLF.
+    pub(crate) fn respond_as(
+        &self,
+        tag: &str,
+        (text, source): &(String, SocketAddr),
+        status: &str,
+        more: &str,
+    ) {
+        let copied = ["Via:", "Record-Route:", "From:", "To:", "Call-ID:", "CSeq:"];
         let mut response = format!("SIP/2.0 {status}\r\n");
         for line in text.lines().take_while(|line| !line.is_empty()) {
-            if copied.iter().any(|name| line.starts_with(name)) {
-                response += &format!("{line}\r\n");
-            } else if line.starts_with("To:") {
-                response += &format!("{line};tag=raw-callee\r\n");
+            if !copied.iter().any(|name| line.starts_with(name)) {
+                continue;
             }
+            response += line;
+            if line.starts_with("To:") && !line.contains(";tag=") {
+                response += &format!(";tag={tag}");
+            }
+            response += "\r\n";
         }
-        let response = response + "Content-Length: 0\r\n\r\n";
-        self.0.send_to(response.as_bytes(), source).unwrap();
+        response += &format!("{more}Content-Length: 0\r\n\r\n");
+        self.transmit(*source, &response);
     }
 
     /// Receives the next message whose first line has this in it.

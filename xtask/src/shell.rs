@@ -13,10 +13,24 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// Returns the cargo that runs this, in the root.
+///
+/// What it has told this process about its package is taken out: build scripts such as that of ring look at it, and
+/// they and all that depends on them would be built anew after a cargo that a shell had started, and before the next.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if is_about_a_package(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+fn is_about_a_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"]
+        .iter()
+        .any(|start| variable.starts_with(start))
 }
 
 /// Runs a command to its end.
@@ -49,4 +63,24 @@ fn shown(command: &Command) -> String {
         .map(|word| word.to_string_lossy())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cargo_of_ours_hears_nothing_of_this_package() {
+        let cargo = cargo();
+        let removed = |wanted: &str| {
+            let mut set = cargo.get_envs();
+            set.any(|(name, value)| name == wanted && value.is_none())
+        };
+        // Those of the package whose test this is.
+        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"] {
+            assert!(std::env::var_os(name).is_some() && removed(name), "{name}");
+        }
+        assert!(!is_about_a_package("CARGO_HOME"));
+        assert!(!is_about_a_package("CARGO_TARGET_DIR"));
+    }
 }

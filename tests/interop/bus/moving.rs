@@ -146,24 +146,8 @@ impl Hands {
 
     /// Answers a request as the callee.
     fn respond(&self, call: &Call, request: &(String, SocketAddr), status: &str) {
-        let (text, source) = request;
         let ([_, tag], [_, contact]) = (call.tags(), &call.contacts);
-        let copied = ["Via:", "Record-Route:", "From:", "Call-ID:", "CSeq:"];
-        let mut response = format!("SIP/2.0 {status}\r\n");
-        for line in text.lines().take_while(|line| !line.is_empty()) {
-            if copied.iter().any(|name| line.starts_with(name)) {
-                response += &format!("{line}\r\n");
-            } else if line.starts_with("To:") {
-                let is_tagged = line.contains(";tag=");
-                let tag = if is_tagged {
-                    String::new()
-                } else {
-                    format!(";tag={tag}")
-                };
-                response += &format!("{line}{tag}\r\n");
-            }
-        }
-        response += &format!("Contact: <{contact}>\r\nContent-Length: 0\r\n\r\n");
-        self.ipbx.transmit(*source, &response);
+        let contact = format!("Contact: <{contact}>\r\n");
+        self.ipbx.respond_as(&tag, request, status, &contact);
     }
 }

@@ -241,7 +241,7 @@ impl Channel {
             node.scan_orphans(lost);
         }
         if replica.is_lowest() {
-            let _ = self.repair(None);
+            self.repair(None);
         }
     }
 
