@@ -321,23 +321,22 @@ impl Node {
             for (key, held) in replica.dialogs().partition_iter(partition) {
                 let ownership = held.record.ownership;
                 let owner = ownership.owner;
-                let is_orphan = || {
-                    let is_a_routers = ownership.epoch != STOCK_EPOCH;
-                    is_a_routers && self.orphaned_by.contains(&owner) && replica.is_first(key)
-                };
+                let is_orphan = ownership.epoch != STOCK_EPOCH
+                    && self.orphaned_by.contains(&owner)
+                    && replica.is_first(key);
                 let is_wanted = match scan {
                     _ if held.record.is_ended() => false,
-                    Scan::Orphans => is_orphan(),
-                    Scan::Ours => replica.looks_after(key, ownership) || is_orphan(),
+                    Scan::Orphans => is_orphan,
+                    Scan::Ours => is_orphan || replica.looks_after(key, ownership),
                     Scan::All => !others(owner),
                 };
                 if !is_wanted {
                     continue;
                 }
                 if let Some(told) = self.told_of(key, counters) {
-                    let is_told = told.content.is_some() && !told.is_stale;
-                    let since = told.sent.filter(|_| is_told && scan != Scan::Orphans);
-                    if since > anew_since {
+                    // What a lost router has written since, it need not have been told.
+                    let is_told = told.content.is_some() && !told.is_stale && !is_orphan;
+                    if is_told && told.sent > anew_since {
                         continue;
                     }
                     told.is_stale = true;
