@@ -3,6 +3,8 @@
 //! Every change passes `note_dialog` or `note_entry`, so that the sums are right after every step and whoever has
 //! to tell others hears of each change once.
 
+mod scrub;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -25,9 +27,6 @@ pub(crate) const SHOWN_AHEAD_MAX: Duration = Duration::from_secs(86_400);
 
 /// How often tombstones are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// How many partitions a sweep recomputes: all of them within 64 s.
-const SCRUBBED: usize = 4;
 
 /// What one node holds of its cell.
 #[derive(Debug)]
@@ -523,48 +522,6 @@ impl Replica {
             self.sweep_at,
         ];
         parts.into_iter().flatten().min()
-    }
-
-    /// Recomputes every sum from the records; returns in how many partitions it was wrong, and
-    /// rights them.
-    pub fn verify(&mut self) -> usize {
-        self.verify_partitions((0..=u8::MAX).collect())
-    }
-
-    fn verify_partitions(&mut self, wanted: BTreeSet<u8>) -> usize {
-        let mut wrong = 0;
-        for partition in &wanted {
-            let dialogs = self.dialogs.rehash(*partition);
-            wrong += usize::from(dialogs);
-        }
-        for partition in wanted {
-            let sum = self
-                .living(partition)
-                .fold(0u128, |sum, (_, hash)| sum.wrapping_add(hash));
-            let kept = self.digests.partitions()[usize::from(partition)];
-            if sum != kept {
-                self.digests.replace(partition, kept, sum);
-                wrong += 1;
-            }
-        }
-        self.flipped += wrong as u64;
-        wrong
-    }
-
-    /// Flips a bit in memory, for tests.
-    #[doc(hidden)]
-    pub fn flip(&mut self, key: &Key) {
-        match key {
-            Key::Dialog(key) => self.dialogs.flip(key),
-            Key::Entry(key) => self.entries.flip(key),
-        }
-    }
-
-    fn scrub(&mut self) {
-        let wanted = (0..SCRUBBED).map(|step| ((self.scrub + step) % 256) as u8);
-        let wanted = wanted.collect();
-        self.scrub = (self.scrub + SCRUBBED) % 256;
-        self.verify_partitions(wanted);
     }
 
     /// Forgets the dead of whom every member knows.

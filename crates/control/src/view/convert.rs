@@ -1,15 +1,14 @@
 //! From messages to plain types. This is the one place that says which values are good: the registry
 //! refuses a request by it, a node refuses a view by it.
 
+mod check;
 mod profile;
 mod selector;
 mod trunk;
 
-use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
-use std::time::Duration;
 
 use super::limits::{self, Range};
 use super::{
@@ -19,162 +18,8 @@ use super::{
 };
 use crate::name::{Name, check_id};
 use crate::registry::v1::{self, route_result};
-
-/// One reason why a resource is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Name of the resource.
-    pub resource: String,
-    /// Path of the field in it; empty for the whole.
-    pub field: String,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-impl Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}: {}", self.resource, self.field, self.reason)
-    }
-}
-
-/// Collects what is wrong with one resource, so that all of it is said at once.
-struct Check {
-    resource: String,
-    refusals: Vec<Refusal>,
-}
-
-impl Check {
-    fn new(resource: &str) -> Self {
-        Self {
-            resource: resource.to_owned(),
-            refusals: Vec::new(),
-        }
-    }
-
-    fn refuse(&mut self, field: impl Into<String>, reason: impl Display) {
-        self.refusals.push(Refusal {
-            resource: self.resource.clone(),
-            field: field.into(),
-            reason: reason.to_string(),
-        });
-    }
-
-    fn unless(&mut self, good: bool, field: &str, reason: impl Display) {
-        if !good {
-            self.refuse(field, reason);
-        }
-    }
-
-    fn name(&mut self, name: &str) -> Option<Name> {
-        name.parse()
-            .map_err(|error| self.refuse("name", error))
-            .ok()
-    }
-
-    fn parse<T: FromStr>(&mut self, field: &str, text: &str, what: &str) -> Option<T> {
-        let value = text.parse().ok();
-        self.unless(
-            value.is_some(),
-            field,
-            format_args!("{text:?} is not {what}"),
-        );
-        value
-    }
-
-    fn reachable(&mut self, field: &str, text: &str) -> Option<SocketAddr> {
-        let address: SocketAddr = self.parse(field, text, "a numeric address with a port")?;
-        self.unless(address.port() != 0, field, "port 0 cannot be reached");
-        Some(address)
-    }
-
-    fn count(&mut self, field: &str, count: usize, max: usize) {
-        self.unless(
-            count <= max,
-            field,
-            format_args!("{count} entries, at most {max} are allowed"),
-        );
-    }
-
-    fn at_least_one(&mut self, field: &str, count: usize, range: Range<usize>, what: &str) {
-        self.unless(
-            count >= range.min,
-            field,
-            format_args!("at least one {what} is required"),
-        );
-        self.count(field, count, range.max);
-    }
-
-    fn text(&mut self, field: &str, text: &str) {
-        let max = limits::TEXT_BYTES_MAX;
-        self.unless(
-            text.len() <= max,
-            field,
-            format_args!("longer than {max} bytes"),
-        );
-        self.unless(
-            !text.chars().any(char::is_control),
-            field,
-            "contains a control character",
-        );
-    }
-
-    fn uri(&mut self, field: &str, uri: &str) {
-        self.text(field, uri);
-        if let Err(reason) = check_sip_uri(uri) {
-            self.refuse(field, format_args!("{uri:?} {reason}"));
-        }
-    }
-
-    fn duration(
-        &mut self,
-        field: &str,
-        value: Option<&prost_types::Duration>,
-        range: Range<Duration>,
-    ) -> Option<Duration> {
-        let value = value?;
-        let duration = Duration::try_from(*value).ok();
-        let duration = duration.filter(|duration| range.contains(duration));
-        self.unless(
-            duration.is_some(),
-            field,
-            format_args!("must be {:?} to {:?}", range.min, range.max),
-        );
-        duration
-    }
-
-    /// A duration of which stock nodes are told.
-    fn whole_seconds(
-        &mut self,
-        field: &str,
-        value: Option<&prost_types::Duration>,
-        range: Range<Duration>,
-    ) -> Option<Duration> {
-        let duration = self.duration(field, value, range);
-        self.unless(
-            duration.is_none_or(|duration| duration.subsec_nanos() == 0),
-            field,
-            "must be whole seconds: stock nodes know no other",
-        );
-        duration
-    }
-
-    fn range(&mut self, field: &str, value: u32, range: Range<u32>) -> u32 {
-        let Range { min, max } = range;
-        self.unless(
-            range.contains(&value),
-            field,
-            format_args!("{value} is not in {min} to {max}"),
-        );
-        value
-    }
-
-    fn finish<T>(self, value: Option<T>) -> Result<T, Vec<Refusal>> {
-        match value {
-            Some(value) if self.refusals.is_empty() => Ok(value),
-            Some(_) | None => Err(self.refusals),
-        }
-    }
-}
+use check::Check;
+pub use check::Refusal;
 
 impl TryFrom<&v1::Cell> for Cell {
     type Error = Vec<Refusal>;
@@ -699,6 +544,8 @@ fn some(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::view::DIALOG_LIFETIME_MAX;
 

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::link::{Class, Link, Said};
-use super::messages::{
-    BODY_BYTES_TARGET, Content, Differing, Group, Keys, List, Offer, Partitions, Pull, Root,
+use super::groups::{
+    LIST_OVERHEAD, LISTED_BYTES, are_sound, are_walkable, packed, pair_bytes, pairs,
 };
+use super::link::{Class, Link, Said};
+use super::messages::{Content, Differing, Keys, List, Offer, Partitions, Pull, Root};
 use super::status::Counters;
 use crate::change::Key;
 use crate::clock::Now;
@@ -24,10 +25,6 @@ pub const PULLS_MAX: usize = 131_072;
 
 /// Keys that are not asked for because there is no place for them.
 pub const UNWANTED_MAX: usize = 16_384;
-
-/// Partitions that one body may list, offer or ask for. Each costs a walk through what is here of it,
-/// under the node's lock, so each is named once; a body of ours has room for fewer.
-pub const GROUPS_MAX: usize = 64;
 
 /// Partitions in one body of sums.
 const CHUNK: usize = 86;
@@ -43,13 +40,6 @@ const PULL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What could not be taken is not asked for again for so long.
 const UNWANTED: Duration = Duration::from_secs(30);
-
-/// Bytes in the entries of lists that one body has room for, and what each list needs besides.
-const LISTED_BYTES: usize = BODY_BYTES_TARGET - 80;
-const LIST_OVERHEAD: usize = 30;
-const GROUP_OVERHEAD: usize = 10;
-const _: () = assert!(LISTED_BYTES / LIST_OVERHEAD <= GROUPS_MAX);
-const _: () = assert!(LISTED_BYTES / (GROUP_OVERHEAD + 8) <= GROUPS_MAX);
 
 /// The answer to a body that makes no sense here.
 const BAD: u16 = 400;
@@ -565,61 +555,6 @@ impl Repair<'_> {
     }
 }
 
-/// Spreads keys by partition over bodies, in each of which a partition has one group.
-fn packed(keys: BTreeMap<u8, Vec<u8>>) -> Vec<Vec<Group>> {
-    let mut bodies: Vec<Vec<Group>> = Vec::new();
-    let mut room = 0;
-    for (partition, keys) in keys {
-        // A multiple of what a key takes, in either message.
-        for part in keys.chunks(LISTED_BYTES / 32 * 16) {
-            let bytes = part.len() + GROUP_OVERHEAD;
-            if bytes > room {
-                bodies.push(Vec::new());
-                room = LISTED_BYTES;
-            }
-            room -= bytes;
-            let Some(body) = bodies.last_mut() else {
-                continue;
-            };
-            let partition = u32::from(partition);
-            match body.last_mut() {
-                Some(group) if group.partition == partition => group.keys.extend(part),
-                _ => body.push(Group {
-                    partition,
-                    keys: part.to_vec(),
-                }),
-            }
-        }
-    }
-    bodies
-}
-
-/// Tells whether partitions are few, and each is named once: in ascending order.
-fn are_walkable(partitions: impl ExactSizeIterator<Item = u32> + Clone) -> bool {
-    partitions.len() <= GROUPS_MAX
-        && partitions.clone().all(|at| u8::try_from(at).is_ok())
-        && partitions.is_sorted_by(|one, next| one < next)
-}
-
-/// Tells whether groups make sense whose keys take `width` bytes each.
-fn are_sound(groups: &[Group], width: usize) -> bool {
-    let is_sound = |group: &Group| !group.keys.is_empty() && group.keys.len().is_multiple_of(width);
-    are_walkable(groups.iter().map(|group| group.partition)) && groups.iter().all(is_sound)
-}
-
-fn pair_bytes(pair: &(u64, u64)) -> impl Iterator<Item = u8> + use<> {
-    let (hash, content) = *pair;
-    let bytes = [hash.to_le_bytes(), content.to_le_bytes()];
-    bytes.into_iter().flatten()
-}
-
-fn pairs(bytes: &[u8]) -> impl Iterator<Item = (u64, u64)> {
-    let (numbers, _) = bytes.as_chunks::<8>();
-    let (pairs, _) = numbers.as_chunks::<2>();
-    let pairs = pairs.iter();
-    pairs.map(|[hash, content]| (u64::from_le_bytes(*hash), u64::from_le_bytes(*content)))
-}
-
 fn bit(bits: &[u8], index: usize) -> bool {
     bits.get(index / 8)
         .is_some_and(|byte| byte >> (index % 8) & 1 == 1)
@@ -635,28 +570,12 @@ fn set_bit(bits: &mut [u8], index: usize, is_set: bool) {
 mod tests {
     use htable::{Definition, Value};
 
+    use super::super::groups::GROUPS_MAX;
+    use super::super::messages::Group;
     use super::*;
     use crate::change::Origin;
     use crate::dialogs::DialogsConfig;
     use crate::entries::EntryKey;
-
-    #[test]
-    fn keys_are_spread_over_bodies_and_none_is_lost() {
-        let keys = |count: usize| (0..count).flat_map(|i| (i as u64).to_le_bytes()).collect();
-        let all: BTreeMap<u8, Vec<u8>> = [(1, keys(3)), (2, keys(1000)), (9, keys(60))].into();
-        let bodies = packed(all.clone());
-        let mut found: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
-        for body in &bodies {
-            let bytes = body.iter().map(|group| group.keys.len() + GROUP_OVERHEAD);
-            assert!(bytes.sum::<usize>() <= LISTED_BYTES);
-            assert!(are_sound(body, 8));
-            for group in body {
-                let keys = found.entry(group.partition as u8).or_default();
-                keys.extend(&group.keys);
-            }
-        }
-        assert_eq!(found, all);
-    }
 
     #[allow(clippy::disallowed_methods, reason = "an origin for simulated time")]
     fn now() -> Now {
