@@ -28,15 +28,20 @@ pub(crate) const DMQ_PORT: u16 = 5062;
 /// A variable and a profile of the dialogs that it makes.
 pub(crate) const TENANT: &str = "tenant";
 
-/// One more table and a profile, and what no RPC does: a MESSAGE removes the keys of a table that match, and
-/// whose call it is becomes a variable of its dialog and the value of its profile.
-const MORE_PARAMETERS: &str = r#"modparam("htable", "htable", "cleared=>size=8;dmqreplicate=1;")
+/// One more table and a profile, and what no RPC does: a MESSAGE removes the keys of a table that match,
+/// whose call it is becomes a variable of its dialog and the value of its profile, and a call to the node's own
+/// address stays there for a while, when the others have been told of it.
+const MORE_PARAMETERS: &str = r#"loadmodule "cfgutils.so"
+modparam("htable", "htable", "cleared=>size=8;dmqreplicate=1;")
 modparam("dialog", "profiles_with_value", "tenant")"#;
 const DIALOG_IS_MADE: &str = r#"    if (is_method("INVITE")) dlg_manage();"#;
 const KEEP_TENANT: &str = r#"    if (is_method("INVITE") && is_present_hf("X-Tenant")) {
         $dlg_var(tenant) = $hdr(X-Tenant);
         set_dlg_profile("tenant", "$hdr(X-Tenant)");
     }"#;
+const STAY: &str = r#"onsend_route {
+    if (is_method("INVITE") && $rU == "@IP@") sleep("2");
+}"#;
 const REMOVE_BY_MESSAGE: &str = r#"    if (is_method("MESSAGE")) {
         if (!sht_rm_name("$hdr(X-Table)", "$hdr(X-Operator)", "$hdr(X-Operand)")) {
             sl_send_reply("500", "Not removed");
@@ -91,7 +96,7 @@ impl Kamailio {
         };
         let lines = |lines: Vec<String>| lines.join("\n");
         let text = fs::read_to_string(repository().join("testdata/kamailio/router.cfg")).unwrap();
-        let text = text
+        let text = format!("{text}\n{STAY}\n")
             .replace("@IP@", &system.places.of(name).ip.to_string())
             .replace("@ALIASES@", &lines(aliases.iter().map(alias).collect()))
             .replace("@NOTIFICATION@", &lines(seeds.iter().map(seed).collect()))

@@ -22,6 +22,13 @@ use crate::record::{Cause, DialogKey, DialogRecord, DialogState, End, Ownership,
 /// How much later each further member may fire another's deadline.
 const BACKUP_STEP: Duration = Duration::from_secs(2);
 
+/// How long after its owner was lost a dialog that has not rung is looked into, and again after that: beyond what
+/// an SBC needs to find a router dead and to send its INVITE to another.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
+
+/// Deadlines beyond this are of answered dialogs: it is longer than any stays unanswered, a Kamailio's included.
+const UNANSWERED_MAX: Duration = Duration::from_secs(400);
+
 /// The settings of a dialog table.
 #[derive(Clone, Copy, Debug)]
 pub struct DialogsConfig {
@@ -56,8 +63,20 @@ pub struct Held {
     pub at: Instant,
     /// Where it stands among the deadlines.
     armed: Option<Instant>,
+    /// Who owned it and was lost before it rang, and when that is looked into.
+    orphaned: Option<(Ownership, Instant)>,
     /// Its hash, or 0 when it is over.
     pub(crate) hash: u128,
+}
+
+impl Held {
+    /// Returns when it is looked at whether it went on to another router; `None` when its owner lives, or anything
+    /// was heard of it since that was lost.
+    fn look_at(&self) -> Option<Instant> {
+        let (owned, at) = self.orphaned?;
+        let is_silent = self.record.state == DialogState::Unconfirmed;
+        (is_silent && owned == self.record.ownership).then_some(at)
+    }
 }
 
 /// What a change did to a dialog.
@@ -258,8 +277,8 @@ impl Dialogs {
             false => held.record.hash(&changed.key, &cell_key),
         };
         self.ended += usize::from(is_ended && changed.before != Some(DialogState::Ended));
-        let due = (!is_ended).then_some(held.at);
-        self.arm(slot.1, due);
+        let due = held.look_at().map_or(held.at, |look| look.min(held.at));
+        self.arm(slot.1, (!is_ended).then_some(due));
     }
 
     /// Sets when a dialog is looked at next.
@@ -323,6 +342,7 @@ impl Dialogs {
             record,
             at,
             armed: None,
+            orphaned: None,
             hash: 0,
         };
         let slot = (self.partition(&key.call_id), key.clone());
@@ -384,8 +404,44 @@ impl Dialogs {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
+    /// Takes the news that a node is lost. Of its dialogs that have not rung some went on to another router, under
+    /// another number: nothing more is heard of them, so they are looked into.
+    pub fn handle_lost(&mut self, now: Instant, owner: SocketAddr) {
+        let is_orphaned = |key: &DialogKey| {
+            let record = self.dialog(key).map(|held| &held.record);
+            record.is_some_and(|record| {
+                record.ownership.owner == owner && record.state == DialogState::Unconfirmed
+            })
+        };
+        let unanswered = self.deadlines.iter();
+        let unanswered = unanswered.take_while(|(at, _)| *at <= now + UNANSWERED_MAX);
+        let orphaned = unanswered.filter(|(_, key)| is_orphaned(key));
+        let orphaned: Vec<_> = orphaned.cloned().collect();
+        for (at, key) in orphaned {
+            let look_at = now + GIVEN_UP_AFTER + BACKUP_STEP * self.place(&key, |_| true);
+            if let Some(held) = self.dialog_mut(&key) {
+                held.orphaned = Some((held.record.ownership, look_at));
+                self.arm(key, Some(at.min(look_at)));
+            }
+        }
+    }
+
+    /// Tells whether the caller of a dialog was answered through another: an INVITE is answered once.
+    fn is_answered_elsewhere(&self, key: &DialogKey) -> bool {
+        let Some(held) = self.dialog(key) else {
+            return false;
+        };
+        let tag = &held.record.caller.tag;
+        let others = self
+            .of_call(&key.call_id)
+            .filter(|(other, _)| *other != key);
+        let mut others = others.map(|(_, other)| &other.record);
+        others.any(|other| other.answered != 0 && other.caller.tag == *tag)
+    }
+
     /// Ends the next dialog whose deadline has passed: as its owner, or in its owner's stead some
-    /// seconds later, by our place among the members. `None` when nothing is due.
+    /// seconds later, by our place among the members; and one whose owner was lost and whose caller was answered
+    /// through another. `None` when nothing is due.
     pub fn handle_timeout(&mut self, now: Now, clock: &mut HybridClock) -> Option<Changed> {
         loop {
             let (at, key) = self.deadlines.first()?;
@@ -399,8 +455,15 @@ impl Dialogs {
                 true => held.at,
                 false => held.at + BACKUP_STEP * (self.place(&changed.key, |_| true) + 1),
             };
-            if due > now.monotonic {
-                self.arm(changed.key, Some(due));
+            let look_at = held.look_at();
+            let is_looked_into = look_at.is_some_and(|at| at <= now.monotonic);
+            let is_given_up = is_looked_into && self.is_answered_elsewhere(&changed.key);
+            if due > now.monotonic && !is_given_up {
+                let next = match is_looked_into {
+                    true => Some(now.monotonic + GIVEN_UP_AFTER),
+                    false => look_at,
+                };
+                self.wait(changed.key, due, next);
                 continue;
             }
             let own = self.own;
@@ -420,6 +483,16 @@ impl Dialogs {
             self.finish(&changed);
             return Some(changed);
         }
+    }
+
+    /// Lets a dialog wait for its deadline, and to be looked into before.
+    fn wait(&mut self, key: DialogKey, due: Instant, look_at: Option<Instant>) {
+        let Some(held) = self.dialog_mut(&key) else {
+            return;
+        };
+        let owned = held.record.ownership;
+        held.orphaned = look_at.map(|at| (owned, at));
+        self.arm(key, Some(look_at.map_or(due, |at| at.min(due))));
     }
 
     /// Tells whether this node comes first for a dialog, of itself and these others.
@@ -766,6 +839,49 @@ mod tests {
         other.handle_timeout(after(now, 20), &mut clock);
         assert!(other.handle_timeout(after(now, 30), &mut clock).is_some());
         assert_eq!(cause(&other), Some(Cause::OwnerLost));
+    }
+
+    #[test]
+    fn what_a_lost_owner_had_begun_ends_once_the_caller_is_answered_through_another() {
+        let now = start();
+        let lost = after(now, 1).monotonic;
+        // Its second, whether its dialog rang, whether the caller was answered elsewhere, when it is over.
+        for (rang, answered, ends) in [
+            (false, Some(1), Some(6..=8)),
+            (false, Some(9), Some(11..=13)),
+            (false, None, None),
+            (true, Some(1), None),
+        ] {
+            let (mut owner, mut clock) = table(1);
+            owner.observe(now, &mut clock, invite(7, b"a"));
+            let told = record(&owner, 7).clone();
+            let mut other = table(3);
+            confirmed(now, 8, &mut other);
+            let (mut heir, mut clock) = table(2);
+            heir.merge(now, key(7), told, Duration::from_secs(20));
+            if rang {
+                let rang = seen(7, b"a", b"b", Observed::Rang(leg(0, b"sip:b@1")));
+                heir.observe(now, &mut clock, rang);
+            }
+            heir.handle_lost(lost, address(3));
+            assert_eq!(heir.poll_timeout(), Some(after(now, 20).monotonic));
+            heir.handle_lost(lost, address(1));
+            let over = (1..20).find(|second| {
+                if answered == Some(*second) {
+                    let record = record(&other.0, 8).clone();
+                    heir.merge(after(now, *second), key(8), record, Duration::from_secs(60));
+                }
+                heir.handle_timeout(after(now, *second), &mut clock);
+                record(&heir, 7).is_ended()
+            });
+            assert_eq!(over.is_some(), ends.is_some(), "{over:?}");
+            assert!(
+                over.is_none_or(|over| ends.unwrap().contains(&over)),
+                "{over:?}"
+            );
+            let cause = over.map(|_| Cause::OwnerLost);
+            assert_eq!(record(&heir, 7).end.map(|end| end.cause), cause);
+        }
     }
 
     #[test]

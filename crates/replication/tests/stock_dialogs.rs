@@ -815,6 +815,26 @@ fn a_dead_owners_dialog_is_ended_at_the_others_too() {
 }
 
 #[test]
+fn a_call_that_went_on_to_another_router_does_not_stay_at_the_one_that_died() {
+    let mut world = World::settled(11, &[V56, V56]);
+    let begun = world.kamailio(0, |now, it| it.invite(now, "a", 4_001));
+    world.run(ms(100));
+    world.cut.insert(stock(0));
+    world.write(|now, replica| replica.handle_lost(now.monotonic, stock(0)));
+    let heirs = world.kamailio(1, |now, it| it.invite(now, "a", 7_001));
+    world.run(ms(100));
+    world.kamailio(1, |now, it| it.confirm(now, heirs));
+    world.run(ms(60_000));
+    let both = |world: &World| [4_001, 7_001].map(|h_id| state(world, &stock_key("a", h_id)));
+    let (ended, confirmed) = (Some(DialogState::Ended), Some(DialogState::Confirmed));
+    assert_eq!(both(&world), [ended, confirmed]);
+    let known: Vec<_> = world.kamailios[1].dialogs.keys().copied().collect();
+    assert_eq!(known, [heirs], "{begun:?} is freed there, too");
+    assert_eq!(world.words(1), ["STATE(5)", "RM"]);
+    assert!(world.kamailios[1].log.is_empty());
+}
+
+#[test]
 fn a_kamailios_call_is_known_from_its_first_message_to_its_end() {
     let mut world = World::settled(12, &[V56, V62]);
     for i in [0, 1] {

@@ -98,6 +98,37 @@ fn no_call_is_lost_when_one_router_of_each_kind_is_killed() {
     bus.assert_no_complaints();
 }
 
+/// An SBC sends on to another router what a dead one had not passed on, and that makes a dialog of its own.
+#[test]
+fn what_a_dead_kamailio_had_begun_is_over_once_another_has_set_the_call_up() {
+    const CALLS: u32 = 16;
+    let Some(_permit) = alone(&["kamailio"]) else {
+        return;
+    };
+    let mut bus = Bus::ready(&NODES);
+    let agents = Agents::start(&bus.system);
+    let dead = "kamailio-1";
+    let stays = bus.system.places.of(dead).ip.to_string();
+    for _ in 0..CALLS {
+        let mut plan = plan(Duration::ZERO, 3 * SECOND);
+        plan.called.clone_from(&stays);
+        agents.place(plan);
+    }
+    thread::sleep(SECOND / 5);
+    let begun = bus.makers();
+    let begun: Vec<_> = begun.iter().filter(|(_, by)| **by == dead).collect();
+    assert!(!begun.is_empty(), "none of {CALLS} calls is at {dead}");
+    bus.kill(dead);
+    let slowest = agents.assert_all_completed(PATIENCE);
+    let others: Vec<_> = NODES.into_iter().filter(|name| *name != dead).collect();
+    let ended = bus.wait_until_no_dialog_is_left(&others, GONE_AFTER);
+    say(&format!(
+        "{} calls were at {dead} when it was killed; slowest request {slowest:?}, none is listed {ended:?} after their ends",
+        begun.len()
+    ));
+    bus.assert_no_complaints();
+}
+
 #[test]
 fn a_kamailio_heir_finds_the_dialog_in_every_match_mode() {
     const CALLS: u32 = 40;
