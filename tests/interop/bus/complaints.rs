@@ -12,6 +12,9 @@ const COMPLAINTS: [&str; 5] = ["ERROR:", "CRITICAL:", "ALERT:", "BUG:", "EMERG"]
 /// The second of the two lines that 5.6.3 writes on a second STATE(4): it names the dialog.
 const TWICE: &str = "Unable to insert dlg timer ";
 
+/// What it says of the BYE of a call of which it learnt no answer.
+pub(super) const ENDED_UNANSWERED: &str = "bogus event 7 in state 1 ";
+
 /// A Kamailio dies with few messages told to some and not to others: with calls of 40 a second, those of two tenths.
 const TOLD_BY_THE_DYING_MAX: usize = 8;
 
@@ -32,6 +35,9 @@ enum Excuse {
     OvertookCreation,
     /// The ACK overtook the 200, in a Kamailio that has several processes.
     OvertookAnswer,
+    /// A call that one which died had begun went on here: this one took it for the same dialog, of which it
+    /// learns no answer.
+    TakenForTheDeadOnes,
     /// One that is back was told everything and got, besides, what it had left unanswered while it was away. A
     /// survivor was told that a dialog is answered by the one that died, and by the heir whom that had not told.
     ToldAgain,
@@ -56,7 +62,7 @@ impl Life {
             Excuse::FirstOfTwo | Excuse::OvertookAnswer => true,
             Excuse::SeedIsAway => self.was_alone,
             Excuse::ToldByAnother | Excuse::OvertookCreation => self.has_company,
-            Excuse::ToldAgain => self.is_back || self.is_survivor,
+            Excuse::ToldAgain | Excuse::TakenForTheDeadOnes => self.is_back || self.is_survivor,
         }
     }
 }
@@ -109,6 +115,9 @@ fn excuse(line: &str) -> Option<Excuse> {
         }
         _ if line.contains("bogus event 6 in state 1 ") && of_a_kamailio("] with clid ") => {
             Some(Excuse::OvertookAnswer)
+        }
+        _ if line.contains(ENDED_UNANSWERED) && of_a_kamailio("] with clid ") => {
+            Some(Excuse::TakenForTheDeadOnes)
         }
         _ if line.contains(TWICE)
             && line
@@ -205,6 +214,10 @@ fn a_line_is_a_kamailios_by_the_number_of_its_dialog() {
             (
                 format!("{OVERTAKEN}[275:{number}] with clid 'a' and tags 'b' ''"),
                 Excuse::OvertookAnswer,
+            ),
+            (
+                format!("CRITICAL: {ENDED_UNANSWERED}for dlg 0x7f [275:{number}] with clid 'a'"),
+                Excuse::TakenForTheDeadOnes,
             ),
         ] {
             assert_eq!(excuse(&line), is_small.then_some(expected), "{line}");
