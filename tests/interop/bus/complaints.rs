@@ -12,8 +12,12 @@ const COMPLAINTS: [&str; 5] = ["ERROR:", "CRITICAL:", "ALERT:", "BUG:", "EMERG"]
 /// The second of the two lines that 5.6.3 writes on a second STATE(4): it names the dialog.
 const TWICE: &str = "Unable to insert dlg timer ";
 
-/// What it says of the BYE of a call of which it learnt no answer.
+/// What it says of the ACK and the BYE of a call of which it learnt no answer.
+const CONFIRMED_UNANSWERED: &str = "bogus event 6 in state 1 ";
 pub(super) const ENDED_UNANSWERED: &str = "bogus event 7 in state 1 ";
+
+/// A router dies with few INVITEs in hand: two lines for each.
+const TAKEN_MAX: usize = 6;
 
 /// A Kamailio dies with few messages told to some and not to others: with calls of 40 a second, those of two tenths.
 const TOLD_BY_THE_DYING_MAX: usize = 8;
@@ -35,7 +39,7 @@ enum Excuse {
     OvertookCreation,
     /// The ACK overtook the 200, in a Kamailio that has several processes.
     OvertookAnswer,
-    /// A call that one which died had begun went on here: this one took it for the same dialog, of which it
+    /// A call that a router which died had begun went on here: this one took it for the same dialog, of which it
     /// learns no answer.
     TakenForTheDeadOnes,
     /// One that is back was told everything and got, besides, what it had left unanswered while it was away. A
@@ -54,6 +58,8 @@ pub(super) struct Life {
     pub(super) is_back: bool,
     /// The other one was killed.
     pub(super) is_survivor: bool,
+    /// A router of either kind was killed.
+    pub(super) has_outlived: bool,
 }
 
 impl Life {
@@ -62,7 +68,8 @@ impl Life {
             Excuse::FirstOfTwo | Excuse::OvertookAnswer => true,
             Excuse::SeedIsAway => self.was_alone,
             Excuse::ToldByAnother | Excuse::OvertookCreation => self.has_company,
-            Excuse::ToldAgain | Excuse::TakenForTheDeadOnes => self.is_back || self.is_survivor,
+            Excuse::ToldAgain => self.is_back || self.is_survivor,
+            Excuse::TakenForTheDeadOnes => self.has_outlived,
         }
     }
 }
@@ -77,12 +84,13 @@ pub(super) struct Verdict {
 impl Verdict {
     pub(super) fn add(&mut self, life: Life, log: &[String]) {
         let complains = |line: &&String| COMPLAINTS.iter().any(|word| line.contains(word));
-        let (mut first, mut second, mut again) = (0, 0, 0);
+        let (mut first, mut second, mut again, mut taken) = (0, 0, 0, 0);
         for line in log.iter().filter(complains) {
             let excuse = excuse(line);
             first += usize::from(excuse == Some(Excuse::FirstOfTwo));
             second += usize::from(line.contains(TWICE));
             again += usize::from(excuse == Some(Excuse::ToldAgain));
+            taken += usize::from(excuse == Some(Excuse::TakenForTheDeadOnes));
             match excuse.filter(|excuse| life.allows(*excuse)) {
                 Some(excuse) => *self.excused.entry(excuse).or_default() += 1,
                 None => self.unexplained.push(line.clone()),
@@ -91,6 +99,10 @@ impl Verdict {
         if life.is_survivor && !life.is_back && again > TOLD_BY_THE_DYING_MAX {
             let told =
                 format!("{again} times a survivor was told again, {TOLD_BY_THE_DYING_MAX} at most");
+            self.unexplained.push(told);
+        }
+        if taken > TAKEN_MAX {
+            let told = format!("{taken} lines on calls of a dead router, {TAKEN_MAX} at most");
             self.unexplained.push(told);
         }
         if first != second {
@@ -113,10 +125,10 @@ fn excuse(line: &str) -> Option<Excuse> {
         _ if line.ends_with("] not found") && of_a_kamailio("] not found") => {
             Some(Excuse::OvertookCreation)
         }
-        _ if line.contains("bogus event 6 in state 1 ") && of_a_kamailio("] with clid ") => {
+        _ if line.contains(CONFIRMED_UNANSWERED) && of_a_kamailio("] with clid ") => {
             Some(Excuse::OvertookAnswer)
         }
-        _ if line.contains(ENDED_UNANSWERED) && of_a_kamailio("] with clid ") => {
+        _ if line.contains(ENDED_UNANSWERED) || line.contains(CONFIRMED_UNANSWERED) => {
             Some(Excuse::TakenForTheDeadOnes)
         }
         _ if line.contains(TWICE)
@@ -179,11 +191,19 @@ impl Bus {
             was_alone: other.is_none(),
             is_back: self.killed.contains(name),
             is_survivor: false,
+            has_outlived: false,
         };
         if let Some(other) = other {
             other.has_company = true;
         }
         self.lives.insert(name, life);
+    }
+
+    /// A router of either kind was killed.
+    pub(super) fn note_kill(&mut self) {
+        for life in self.lives.values_mut() {
+            life.has_outlived = true;
+        }
     }
 
     /// A Kamailio ends its life with this log.
@@ -215,12 +235,12 @@ fn a_line_is_a_kamailios_by_the_number_of_its_dialog() {
                 format!("{OVERTAKEN}[275:{number}] with clid 'a' and tags 'b' ''"),
                 Excuse::OvertookAnswer,
             ),
-            (
-                format!("CRITICAL: {ENDED_UNANSWERED}for dlg 0x7f [275:{number}] with clid 'a'"),
-                Excuse::TakenForTheDeadOnes,
-            ),
         ] {
-            assert_eq!(excuse(&line), is_small.then_some(expected), "{line}");
+            let of_ours = line
+                .contains(CONFIRMED_UNANSWERED)
+                .then_some(Excuse::TakenForTheDeadOnes);
+            let expected = if is_small { Some(expected) } else { of_ours };
+            assert_eq!(excuse(&line), expected, "{line}");
         }
     }
 }
@@ -255,6 +275,20 @@ fn a_line_is_excused_only_where_its_reason_holds() {
         (2, 1, 0)
     );
     assert_eq!(left(back, &log[..1]), 1, "the second line is missing");
+    let taken = format!("CRITICAL: {ENDED_UNANSWERED}for dlg 0x7f [275:7] with clid 'a'");
+    let outlives = Life {
+        has_outlived: true,
+        ..alone
+    };
+    let taken = vec![taken; TAKEN_MAX + 1];
+    assert_eq!(
+        (
+            left(alone, &taken[..1]),
+            left(outlives, &taken[..TAKEN_MAX]),
+            left(outlives, &taken)
+        ),
+        (1, 0, 1)
+    );
     let many = [first, second].repeat(TOLD_BY_THE_DYING_MAX + 1);
     let many: Vec<_> = many.into_iter().map(str::to_owned).collect();
     assert_eq!(

@@ -177,6 +177,7 @@ impl Bus {
             }
             None => self.system.kill(name),
         }
+        self.note_kill();
     }
 
     /// Asks a Kamailio to end, and waits until it has.
