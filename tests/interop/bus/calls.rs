@@ -12,7 +12,7 @@ use super::complaints::ENDED_UNANSWERED;
 use super::held::CONFIRMED;
 use super::{Bus, KAMAILIOS, NODES, SECOND, is_stock};
 use crate::agents::{Agents, plan};
-use crate::quiet::{alone, say};
+use crate::quiet::{alone, say, shared};
 use crate::system::{PATIENCE, Places, ROUTERS, System, eventually};
 use crate::tap::tap;
 
@@ -107,7 +107,7 @@ fn no_call_is_lost_when_one_router_of_each_kind_is_killed() {
 #[test]
 fn what_a_dead_kamailio_had_begun_is_over_once_a_tandem_has_set_the_call_up() {
     const CALLS: u32 = 16;
-    let Some(_permit) = alone(&["kamailio"]) else {
+    let Some(_permit) = shared(&["kamailio"]) else {
         return;
     };
     let dead = "kamailio-1";
@@ -137,7 +137,7 @@ fn what_a_dead_kamailio_had_begun_is_over_once_a_tandem_has_set_the_call_up() {
 #[test]
 fn a_kamailio_heir_finds_the_dialog_in_every_match_mode() {
     const CALLS: u32 = 40;
-    let Some(_permit) = alone(&["kamailio"]) else {
+    let Some(_permit) = shared(&["kamailio"]) else {
         return;
     };
     let nodes = ["router-1", "kamailio-1"];

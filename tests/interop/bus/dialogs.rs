@@ -9,7 +9,7 @@ use user_agent::CallId;
 use super::held::{CONFIRMED, EARLY, ENDED};
 use super::{Bus, KAMAILIOS, NODES, SECOND};
 use crate::agents::{Agents, plan};
-use crate::quiet::{alone, say};
+use crate::quiet::{say, shared};
 use crate::system::{PATIENCE, ROUTERS};
 
 /// So many that no kind is without, whatever their Call-IDs.
@@ -26,7 +26,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(40);
 
 #[test]
 fn every_node_follows_the_dialogs_of_every_node() {
-    let Some(_permit) = alone(&["kamailio"]) else {
+    let Some(_permit) = shared(&["kamailio"]) else {
         return;
     };
     let bus = Bus::ready(&NODES);
@@ -120,7 +120,7 @@ impl Bus {
 
 #[test]
 fn a_node_that_joins_late_has_everything() {
-    let Some(_permit) = alone(&["kamailio"]) else {
+    let Some(_permit) = shared(&["kamailio"]) else {
         return;
     };
     let first = ["router-1", "kamailio-1"];

@@ -23,7 +23,7 @@ use crate::system::System;
 const SECOND: Duration = Duration::from_secs(1);
 const SBCS: [&str; 3] = ["sbc", "sbc-2", "sbc-3"];
 /// Nodes that follow the configuration.
-const FOLLOWERS: u32 = 5;
+const FOLLOWERS: usize = 5;
 /// Time between two probes, each over the next SBC.
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 /// A change counts when so many probes in a row have followed it: four over each SBC, and chance
