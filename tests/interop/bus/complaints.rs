@@ -1,7 +1,12 @@
 //! What Kamailios complained about, and what of it is nobody's fault but theirs.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use control::mirror::v1::Direction;
+
+use super::mirrors::{Mirrors, Numbers, Told};
 use super::{Bus, KAMAILIOS, ROUTERS};
 use crate::processes::{fetch, figure};
 use crate::quiet::say;
@@ -42,6 +47,9 @@ enum Excuse {
     /// A call that a router which died had begun went on here: this one took it for the same dialog, of which it
     /// learns no answer.
     TakenForTheDeadOnes,
+    /// Another Kamailio told twice that a dialog is confirmed, and no Tandem did: it repeats what is not answered
+    /// within half a second, and who gets that takes it for something new.
+    RepeatedByAnother,
     /// One that is back was told everything and got, besides, what it had left unanswered while it was away. A
     /// survivor was told that a dialog is answered by the one that died, and by the heir whom that had not told.
     ToldAgain,
@@ -50,6 +58,10 @@ enum Excuse {
 /// The life of a Kamailio, from its start on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Life {
+    /// Where it is on the bus.
+    node: Option<SocketAddr>,
+    /// When it began, in nanoseconds since 1970.
+    began: u64,
     /// Another Kamailio ran at some time of it.
     pub(super) has_company: bool,
     /// The other one, at which it was told to join, did not.
@@ -67,10 +79,22 @@ impl Life {
         match excuse {
             Excuse::FirstOfTwo | Excuse::OvertookAnswer => true,
             Excuse::SeedIsAway => self.was_alone,
-            Excuse::ToldByAnother | Excuse::OvertookCreation => self.has_company,
+            Excuse::ToldByAnother | Excuse::OvertookCreation | Excuse::RepeatedByAnother => {
+                self.has_company
+            }
             Excuse::ToldAgain => self.is_back || self.is_survivor,
             Excuse::TakenForTheDeadOnes => self.has_outlived,
         }
+    }
+}
+
+impl Life {
+    /// Tells whether it was a Tandem that told it, once or more, that the dialog of this line is confirmed.
+    fn was_told_by_us(self, line: &str, mirrors: &Mirrors) -> bool {
+        let told = numbers(line).map(|dialog| mirrors.of(dialog, self.began));
+        told.unwrap_or_default()
+            .iter()
+            .any(|told| told.direction == Direction::Out && Some(told.other) == self.node)
     }
 }
 
@@ -82,11 +106,18 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    pub(super) fn add(&mut self, life: Life, log: &[String]) {
+    pub(super) fn add(&mut self, life: Life, log: &[String], mirrors: &Mirrors) {
         let complains = |line: &&String| COMPLAINTS.iter().any(|word| line.contains(word));
         let (mut first, mut second, mut again, mut taken) = (0, 0, 0, 0);
         for line in log.iter().filter(complains) {
-            let excuse = excuse(line);
+            let excuse = excuse(line).map(|excuse| {
+                let is_others = excuse == Excuse::ToldAgain && !life.was_told_by_us(line, mirrors);
+                if is_others {
+                    Excuse::RepeatedByAnother
+                } else {
+                    excuse
+                }
+            });
             first += usize::from(excuse == Some(Excuse::FirstOfTwo));
             second += usize::from(line.contains(TWICE));
             again += usize::from(excuse == Some(Excuse::ToldAgain));
@@ -142,6 +173,13 @@ fn excuse(line: &str) -> Option<Excuse> {
     }
 }
 
+/// Reads slot and number of the dialog with which a line ends.
+fn numbers(line: &str) -> Option<Numbers> {
+    let (_, numbers) = line.strip_suffix(']')?.rsplit_once('[')?;
+    let (slot, number) = numbers.split_once(':')?;
+    Some((slot.parse().ok()?, number.parse().ok()?))
+}
+
 /// Their numbers of dialogs are small, ours are of the upper half.
 fn ends_with_a_kamailios_number(line: &str) -> bool {
     let number = line.rsplit_once(':').map(|(_, number)| number.parse());
@@ -163,7 +201,20 @@ impl Bus {
         let living = self.kamailios.iter();
         let living = living.map(|(name, kamailio)| (self.lives[name], kamailio.log_lines()));
         for (life, log) in self.logs.iter().cloned().chain(living) {
-            verdict.add(life, &log);
+            verdict.add(life, &log, &self.mirrors);
+            let twice = log.iter().filter(|line| line.contains(TWICE));
+            // One that is back asks for everything, and gets it from others in several ways.
+            let is_telling = |line: &&String| {
+                let is_others = !life.was_told_by_us(line, &self.mirrors);
+                verdict.unexplained.contains(line) || is_others && !life.is_back
+            };
+            for line in twice.filter(is_telling) {
+                say(line);
+                let told = numbers(line).map(|dialog| self.mirrors.of(dialog, 0));
+                for told in told.unwrap_or_default() {
+                    say(&told.to_string());
+                }
+            }
         }
         if !verdict.excused.is_empty() {
             say(&format!("excused lines: {:?}", verdict.excused));
@@ -184,9 +235,13 @@ impl Bus {
 
     /// A Kamailio begins its life.
     pub(super) fn note_start(&mut self, name: &'static str) {
+        let node = self.dmq(name);
         let other = KAMAILIOS.into_iter().find(|other| *other != name);
         let other = other.and_then(|other| self.lives.get_mut(other));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let life = Life {
+            node: Some(node),
+            began: now.as_nanos() as u64,
             has_company: other.is_some(),
             was_alone: other.is_none(),
             is_back: self.killed.contains(name),
@@ -252,12 +307,25 @@ fn a_line_is_excused_only_where_its_reason_holds() {
     let told =
         "ERROR: dialog [dlg_dmq.c:356]: dlg_dmq_handle_msg(): unhandled state update to state 3";
     let log = [first, second, told].map(str::to_owned);
+    let node: SocketAddr = "127.0.0.33:5062".parse().unwrap();
+    let mirrors = Mirrors::default();
+    let told = |direction, other, at| Told {
+        at,
+        router: "router-1",
+        direction,
+        other,
+        dialog: (1, 7),
+    };
     let left = |life: Life, log: &[String]| {
         let mut verdict = Verdict::default();
-        verdict.add(life, log);
+        verdict.add(life, log, &mirrors);
         verdict.unexplained.len()
     };
-    let alone = Life::default();
+    let alone = Life {
+        node: Some(node),
+        began: 3,
+        ..Life::default()
+    };
     let in_company = Life {
         has_company: true,
         ..alone
@@ -270,6 +338,18 @@ fn a_line_is_excused_only_where_its_reason_holds() {
         is_back: true,
         ..in_company
     };
+    for told in [
+        told(Direction::In, node, 4),
+        told(Direction::Out, "127.0.0.34:5062".parse().unwrap(), 4),
+        told(Direction::Out, node, 2),
+    ] {
+        mirrors.add(Some(told));
+    }
+    assert_eq!(
+        (left(alone, &log[..2]), left(in_company, &log[..2])),
+        (1, 0)
+    );
+    mirrors.add(Some(told(Direction::Out, node, 3)));
     assert_eq!(
         (left(alone, &log), left(in_company, &log), left(back, &log)),
         (2, 1, 0)

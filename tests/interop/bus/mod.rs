@@ -7,6 +7,7 @@ mod contents;
 mod dialogs;
 mod held;
 mod membership;
+mod mirrors;
 mod moving;
 mod replacement;
 mod tables;
@@ -27,6 +28,7 @@ use control::registry::v1::{
 use tonic::Code;
 
 use complaints::Life;
+use mirrors::Mirrors;
 
 use crate::kamailio::{DMQ_PORT, Kamailio, dmq};
 use crate::system::{Places, ROUTERS, System, eventually};
@@ -50,6 +52,8 @@ struct Bus {
     match_mode: u8,
     /// What is to be known of them to judge their logs.
     lives: BTreeMap<&'static str, Life>,
+    /// What they were told by Tandem routers.
+    mirrors: Mirrors,
     /// The logs of those that have ended.
     logs: Vec<(Life, Vec<String>)>,
     /// Kamailios that were killed.
@@ -92,6 +96,7 @@ impl Bus {
             kamailios: BTreeMap::new(),
             match_mode: 0,
             lives: BTreeMap::new(),
+            mirrors: Mirrors::default(),
             logs: Vec::new(),
             killed: BTreeSet::new(),
             died_with_them: 0,
@@ -162,6 +167,7 @@ impl Bus {
             self.note_start(name);
         } else {
             self.system.start(name);
+            self.mirrors.listen(&self.system.places, name);
         }
     }
 
