@@ -89,12 +89,10 @@ impl Life {
 }
 
 impl Life {
-    /// Tells whether it was a Tandem that told it, once or more, that the dialog of this line is confirmed.
+    /// Tells whether a Tandem may have told it, once or more, that the dialog of this line is confirmed.
     fn was_told_by_us(self, line: &str, mirrors: &Mirrors) -> bool {
-        let told = numbers(line).map(|dialog| mirrors.of(dialog, self.began));
-        told.unwrap_or_default()
-            .iter()
-            .any(|told| told.direction == Direction::Out && Some(told.other) == self.node)
+        let about = self.node.zip(numbers(line));
+        about.is_none_or(|(node, dialog)| mirrors.may_have_told(node, dialog, self.began))
     }
 }
 
@@ -349,6 +347,9 @@ fn a_line_is_excused_only_where_its_reason_holds() {
         (left(alone, &log[..2]), left(in_company, &log[..2])),
         (1, 0)
     );
+    let deaf = Mirrors::default();
+    deaf.miss("a mirror was not read");
+    assert!(in_company.was_told_by_us(second, &deaf));
     mirrors.add(Some(told(Direction::Out, node, 3)));
     assert_eq!(
         (left(alone, &log), left(in_company, &log), left(back, &log)),

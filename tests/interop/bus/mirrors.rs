@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,14 @@ impl Display for Told {
 
 /// Everything of that kind since the routers were started.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Mirrors(Arc<Mutex<Vec<Told>>>);
+pub(super) struct Mirrors(Arc<Mutex<Heard>>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    told: Vec<Told>,
+    /// Something was missed.
+    is_incomplete: bool,
+}
 
 impl Mirrors {
     /// Listens to a router, from when it answers until it ends.
@@ -68,7 +75,7 @@ impl Mirrors {
             match endpoint.connect().await {
                 Ok(channel) => break channel,
                 Err(error) if Instant::now() > deadline => {
-                    return say(&format!("the mirror of {router} was not read: {error}"));
+                    return self.miss(&format!("the mirror of {router} was not read: {error}"));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
@@ -82,14 +89,16 @@ impl Mirrors {
             .await;
         let mut stream = match stream {
             Ok(stream) => stream.into_inner(),
-            Err(status) => return say(&format!("the mirror of {router} was not read: {status}")),
+            Err(status) => {
+                return self.miss(&format!("the mirror of {router} was not read: {status}"));
+            }
         };
         // Killed routers say no word.
         while let Ok(Some(response)) = stream.message().await {
             match response.event {
                 Some(Event::Message(message)) => self.add(confirmed(router, &message)),
                 Some(Event::Cut(cut)) => {
-                    return say(&format!("the mirror of {router} ended: {cut:?}"));
+                    return self.miss(&format!("the mirror of {router} ended: {cut:?}"));
                 }
                 None => {}
             }
@@ -97,16 +106,30 @@ impl Mirrors {
     }
 
     pub(super) fn add(&self, told: Option<Told>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(told);
+        self.heard().told.extend(told);
+    }
+
+    pub(super) fn miss(&self, why: &str) {
+        say(why);
+        self.heard().is_incomplete = true;
+    }
+
+    /// Tells whether a Tandem told a node since then that a dialog is confirmed, or may have.
+    pub(super) fn may_have_told(&self, node: SocketAddr, dialog: Numbers, since: u64) -> bool {
+        let is_it = |told: &Told| told.direction == Direction::Out && told.other == node;
+        self.heard().is_incomplete || self.of(dialog, since).iter().any(is_it)
     }
 
     /// Returns what was told of a dialog since then.
     pub(super) fn of(&self, dialog: Numbers, since: u64) -> Vec<Told> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = all.iter();
+        let heard = self.heard();
+        let wanted = heard.told.iter();
         let wanted = wanted.filter(|told| told.dialog == dialog && told.at >= since);
         wanted.copied().collect()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
