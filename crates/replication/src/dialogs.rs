@@ -22,17 +22,9 @@ use crate::record::{Cause, DialogKey, DialogRecord, DialogState, End, Ownership,
 /// How much later each further member may fire another's deadline.
 const BACKUP_STEP: Duration = Duration::from_secs(2);
 
-/// How long after its owner was lost a dialog that has not rung is looked into, and how long after that each time
-/// again: beyond what an SBC needs to find a router dead and to send its INVITE to another.
+/// How long after its INVITE was answered through another router a dialog that has not rung is held for given up:
+/// whoever lives has told by then what became of it.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
-
-/// Deadlines beyond this are of answered dialogs: it is longer than any stays unanswered, a Kamailio's included,
-/// which has 330 s, and 2 s for each of 28 members.
-const UNANSWERED_MAX: Duration = Duration::from_secs(400);
-
-/// How many deadlines are looked through when a node is lost: where answered dialogs last no longer than others, there
-/// may be more. What is begun beyond that stays until its own.
-const LOOKED_THROUGH_MAX: usize = 65_536;
 
 /// The settings of a dialog table.
 #[derive(Clone, Copy, Debug)]
@@ -68,29 +60,32 @@ pub struct Held {
     pub at: Instant,
     /// Where it stands among the deadlines.
     armed: Option<Instant>,
-    /// Its owner was lost before it rang.
-    orphaned: Option<Orphaned>,
+    /// Its INVITE was answered through another router before it rang.
+    given_up: Option<GivenUp>,
     /// Its hash, or 0 when it is over.
     pub(crate) hash: u128,
 }
 
-/// What is known of a dialog that had not rung when its owner was lost.
+/// That an SBC went on to another router with the INVITE of a dialog.
 #[derive(Clone, Copy, Debug)]
-struct Orphaned {
-    /// Who was lost: whoever serves it owns it, and then it is no orphan any more.
+struct GivenUp {
+    /// Who served it then: whoever serves it owns it, and then it is not given up any more.
     by: Ownership,
-    /// When it is looked into next.
-    look_at: Instant,
-    /// When it was looked into last, its caller had been answered through another.
-    is_answered_elsewhere: bool,
+    /// When it is over.
+    at: Instant,
 }
 
 impl Held {
-    /// Returns what is known of it as an orphan, unless anything was heard of it since.
-    fn orphaned(&self) -> Option<Orphaned> {
+    /// Returns when it is over because it was given up, unless anything was heard of it since.
+    fn given_up(&self) -> Option<Instant> {
         let is_silent = self.record.state == DialogState::Unconfirmed;
-        let orphaned = self.orphaned.filter(|_| is_silent);
-        orphaned.filter(|orphaned| orphaned.by == self.record.ownership)
+        let given_up = self.given_up.filter(|_| is_silent)?;
+        (given_up.by == self.record.ownership).then_some(given_up.at)
+    }
+
+    /// Returns when it is looked at next where it waits until `due`.
+    fn look_at(&self, due: Instant) -> Instant {
+        self.given_up().map_or(due, |at| at.min(due))
     }
 }
 
@@ -292,8 +287,7 @@ impl Dialogs {
             false => held.record.hash(&changed.key, &cell_key),
         };
         self.ended += usize::from(is_ended && changed.before != Some(DialogState::Ended));
-        let look_at = held.orphaned().map_or(held.at, |orphaned| orphaned.look_at);
-        let due = held.at.min(look_at);
+        let due = held.look_at(held.at);
         self.arm(slot.1, (!is_ended).then_some(due));
     }
 
@@ -331,7 +325,7 @@ impl Dialogs {
                 true => now.monotonic,
                 false => now.monotonic + remaining,
             };
-            return self.insert(key, record, at);
+            return self.insert(now.monotonic, key, record, at);
         }
         let changed = self.begin(key)?;
         let held = self.dialog_mut(&changed.key)?;
@@ -345,11 +339,18 @@ impl Dialogs {
             held.at = now.monotonic + remaining;
         }
         self.finish(&changed);
+        self.note_given_up(now.monotonic, &changed);
         Some(changed)
     }
 
     /// Puts in a dialog that was not there; `None` when there is no room.
-    fn insert(&mut self, key: DialogKey, record: DialogRecord, at: Instant) -> Option<Changed> {
+    fn insert(
+        &mut self,
+        now: Instant,
+        key: DialogKey,
+        record: DialogRecord,
+        at: Instant,
+    ) -> Option<Changed> {
         if !self.has_room() {
             self.refused += 1;
             return None;
@@ -358,7 +359,7 @@ impl Dialogs {
             record,
             at,
             armed: None,
-            orphaned: None,
+            given_up: None,
             hash: 0,
         };
         let slot = (self.partition(&key.call_id), key.clone());
@@ -369,6 +370,7 @@ impl Dialogs {
             hash_before: 0,
         };
         self.finish(&changed);
+        self.note_given_up(now, &changed);
         Some(changed)
     }
 
@@ -420,50 +422,41 @@ impl Dialogs {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Takes the news that a node is lost. Of its dialogs that have not rung some went on to another router, under
-    /// another number: nothing more is heard of them, so they are looked into.
-    pub fn handle_lost(&mut self, now: Instant, owner: SocketAddr) {
-        let is_orphaned = |key: &DialogKey| {
-            let record = self.dialog(key).map(|held| &held.record);
-            record.is_some_and(|record| {
-                record.ownership.owner == owner && record.state == DialogState::Unconfirmed
-            })
+    /// Notes which dialog of an INVITE was given up, when one begins and when one is answered: an INVITE is answered
+    /// once, so an SBC that has the answer gave up whoever has not let the call ring.
+    fn note_given_up(&mut self, now: Instant, changed: &Changed) {
+        let Some(Held { record, .. }) = self.dialog(&changed.key) else {
+            return;
         };
-        let unanswered = self.deadlines.iter();
-        let unanswered = unanswered.take_while(|(at, _)| *at <= now + UNANSWERED_MAX);
-        let unanswered = unanswered.take(LOOKED_THROUGH_MAX);
-        let orphaned = unanswered.filter(|(_, key)| is_orphaned(key));
-        let orphaned: Vec<_> = orphaned.cloned().collect();
-        for (at, key) in orphaned {
-            let look_at = now + GIVEN_UP_AFTER + BACKUP_STEP * self.place(&key, |_| true);
+        let was_answered = changed.before >= Some(DialogState::Answered);
+        let is_new = changed.before.is_none() && record.state == DialogState::Unconfirmed;
+        let is_answered = record.answered != 0 && !was_answered;
+        if !is_new && !is_answered {
+            return;
+        }
+        let all = self.of_call(&changed.key.call_id);
+        let others = all
+            .filter(|(key, other)| **key != changed.key && is_same_invite(&other.record, record));
+        let given_up: Vec<DialogKey> = if is_new {
+            let answered = others.filter(|(_, other)| other.record.answered != 0);
+            answered.map(|_| changed.key.clone()).take(1).collect()
+        } else {
+            let silent = others.filter(|(_, other)| other.record.state == DialogState::Unconfirmed);
+            silent.map(|(key, _)| key.clone()).collect()
+        };
+        for key in given_up {
+            let at = now + GIVEN_UP_AFTER + BACKUP_STEP * self.place(&key, |_| true);
             if let Some(held) = self.dialog_mut(&key) {
-                held.orphaned = Some(Orphaned {
-                    by: held.record.ownership,
-                    look_at,
-                    is_answered_elsewhere: false,
-                });
-                self.arm(key, Some(at.min(look_at)));
+                let by = held.record.ownership;
+                held.given_up = Some(GivenUp { by, at });
+                let due = held.look_at(held.armed.unwrap_or(held.at));
+                self.arm(key, Some(due));
             }
         }
     }
 
-    /// Tells whether the caller of a dialog was answered through another. An INVITE is answered once; a call that
-    /// takes the same way twice is two dialogs, and what answers the one is heard of the other a moment later.
-    fn is_answered_elsewhere(&self, key: &DialogKey) -> bool {
-        let Some(held) = self.dialog(key) else {
-            return false;
-        };
-        let tag = &held.record.caller.tag;
-        let others = self
-            .of_call(&key.call_id)
-            .filter(|(other, _)| *other != key);
-        let mut others = others.map(|(_, other)| &other.record);
-        others.any(|other| other.answered != 0 && other.caller.tag == *tag)
-    }
-
     /// Ends the next dialog whose deadline has passed: as its owner, or in its owner's stead some
-    /// seconds later, by our place among the members; and one whose owner was lost and whose caller was answered
-    /// through another. `None` when nothing is due.
+    /// seconds later, by our place among the members; and one that was given up. `None` when nothing is due.
     pub fn handle_timeout(&mut self, now: Now, clock: &mut HybridClock) -> Option<Changed> {
         loop {
             let (at, key) = self.deadlines.first()?;
@@ -477,18 +470,9 @@ impl Dialogs {
                 true => held.at,
                 false => held.at + BACKUP_STEP * (self.place(&changed.key, |_| true) + 1),
             };
-            let mut orphaned = held.orphaned();
-            let mut is_given_up = false;
-            if let Some(orphaned) = &mut orphaned
-                && orphaned.look_at <= now.monotonic
-            {
-                let was_answered_elsewhere = orphaned.is_answered_elsewhere;
-                orphaned.is_answered_elsewhere = self.is_answered_elsewhere(&changed.key);
-                is_given_up = was_answered_elsewhere;
-                orphaned.look_at = now.monotonic + GIVEN_UP_AFTER;
-            }
-            if due > now.monotonic && !is_given_up {
-                self.wait(changed.key, due, orphaned);
+            let look_at = held.look_at(due);
+            if look_at > now.monotonic {
+                self.arm(changed.key, Some(look_at));
                 continue;
             }
             let own = self.own;
@@ -508,16 +492,6 @@ impl Dialogs {
             self.finish(&changed);
             return Some(changed);
         }
-    }
-
-    /// Lets a dialog wait for its deadline, and to be looked into before.
-    fn wait(&mut self, key: DialogKey, due: Instant, orphaned: Option<Orphaned>) {
-        let Some(held) = self.dialog_mut(&key) else {
-            return;
-        };
-        held.orphaned = orphaned;
-        let look_at = orphaned.map_or(due, |orphaned| orphaned.look_at);
-        self.arm(key, Some(due.min(look_at)));
     }
 
     /// Tells whether this node comes first for a dialog, of itself and these others.
@@ -557,6 +531,13 @@ impl Dialogs {
         self.finish(&changed);
         Some(changed)
     }
+}
+
+/// Tells whether two dialogs are of one INVITE on the same way. A call that takes the same way twice has more Routes
+/// the second time, or another Contact.
+fn is_same_invite(one: &DialogRecord, other: &DialogRecord) -> bool {
+    let (one, other) = (&one.caller, &other.caller);
+    one.tag == other.tag && one.contact == other.contact && one.route_set == other.route_set
 }
 
 fn taken_over(former: Ownership, by: SocketAddr) -> Ownership {
@@ -867,48 +848,78 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lost_owner_had_begun_ends_once_the_caller_is_answered_through_another() {
+    fn what_an_sbc_gave_up_ends_when_the_invite_was_answered_through_another() {
         let now = start();
         let rang = || seen(7, b"a", b"b", Observed::Rang(leg(0, b"sip:b@1")));
         let taken = || seen(7, b"a", b"", Observed::Requested { cseq: 2 });
-        // In seconds: when the caller is answered elsewhere, what is seen of it after its owner's loss, when it ends.
-        for (answered, news, ends) in [
-            (Some(1), None, [11, 13]),
-            (Some(9), None, [16, 18]),
-            (None, None, [22, 24]),
-            (Some(1), Some(rang()), [22, 24]),
-            (Some(1), Some(taken()), [20, 20]),
-        ] {
+        let sent_on = |record: &mut DialogRecord| record.caller.route_set = (*b"<sip:p;lr>").into();
+        let moved = |record: &mut DialogRecord| record.caller.contact = (*b"sip:x").into();
+        let other_call = |record: &mut DialogRecord| record.caller.tag = (*b"x").into();
+        let same = |_: &mut DialogRecord| ();
+        type Differs<'a> = &'a dyn Fn(&mut DialogRecord);
+        type Case<'a> = (u64, u64, Option<Observation>, Differs<'a>, [u64; 2]);
+        // In seconds: when it is heard of, when the answer of the other is, what is seen of it in the third one, in
+        // what the other differs, when it ends.
+        let cases: [Case<'_>; 8] = [
+            (0, 2, None, &same, [7, 9]),
+            (0, 9, None, &same, [14, 16]),
+            (4, 2, None, &same, [9, 11]),
+            (0, 2, Some(rang()), &same, [22, 24]),
+            (0, 2, Some(taken()), &same, [20, 20]),
+            (0, 2, None, &sent_on, [22, 24]),
+            (0, 2, None, &moved, [22, 24]),
+            (0, 2, None, &other_call, [22, 24]),
+        ];
+        for (number, (heard, answered, news, differs, ends)) in cases.into_iter().enumerate() {
             let (mut owner, mut clock) = table(1);
             owner.observe(now, &mut clock, invite(7, b"a"));
             let told = record(&owner, 7).clone();
             let mut other = table(1);
             confirmed(now, 8, &mut other);
+            let mut other = record(&other.0, 8).clone();
+            differs(&mut other);
             let mut ended = Vec::new();
             for i in [2, 3] {
                 let (mut heir, mut clock) = table(i);
-                heir.merge(now, key(7), told.clone(), Duration::from_secs(20));
-                heir.handle_lost(after(now, 1).monotonic, address(5 - i));
-                let due = heir.poll_timeout();
-                assert_eq!(due, Some(after(now, 20).monotonic), "another's");
-                heir.handle_lost(after(now, 1).monotonic, address(1));
-                let over = (1..30).find(|second| {
-                    let now = after(now, *second);
+                let over = (0..30).find(|second| {
+                    let at = after(now, *second);
+                    if *second == heard {
+                        let remaining = Duration::from_secs(20 - heard);
+                        heir.merge(at, key(7), told.clone(), remaining);
+                    }
+                    if *second == answered {
+                        heir.merge(at, key(8), other.clone(), Duration::from_secs(60));
+                    }
                     if let Some(news) = news.clone().filter(|_| *second == 3) {
-                        assert!(heir.observe(now, &mut clock, news).is_some());
+                        assert!(heir.observe(at, &mut clock, news).is_some());
                     }
-                    if answered == Some(*second) {
-                        let record = record(&other.0, 8).clone();
-                        heir.merge(now, key(8), record, Duration::from_secs(60));
-                    }
-                    heir.handle_timeout(now, &mut clock);
-                    record(&heir, 7).is_ended()
+                    heir.handle_timeout(at, &mut clock);
+                    let held = heir.dialog(&key(7));
+                    held.is_some_and(|held| held.record.is_ended())
                 });
                 ended.extend(over);
             }
             ended.sort_unstable();
-            assert_eq!(ended, ends);
+            assert_eq!(ended, ends, "case {number}");
         }
+    }
+
+    #[test]
+    fn what_this_router_sees_answered_gives_up_what_another_had_begun() {
+        let now = start();
+        let (mut owner, mut clock) = table(1);
+        owner.observe(now, &mut clock, invite(7, b"a"));
+        let told = record(&owner, 7).clone();
+        let mut own = table(2);
+        own.0.merge(now, key(7), told, Duration::from_secs(20));
+        confirmed(now, 8, &mut own);
+        let (mut dialogs, mut clock) = own;
+        let over = (0..30).find(|second| {
+            let changed = dialogs.handle_timeout(after(now, *second), &mut clock);
+            changed.is_some_and(|changed| changed.key == key(7))
+        });
+        assert!(matches!(over, Some(5..=9)), "{over:?}");
+        assert!(!record(&dialogs, 8).is_ended(), "the answered one goes on");
     }
 
     #[test]

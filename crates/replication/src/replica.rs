@@ -164,12 +164,11 @@ impl Replica {
 
     /// Takes the news that a node is lost: silent, or back under a new incarnation. What had just ended there
     /// may not have been finished, so an heir does that: see [`Replica::poll_call_record`],
-    /// [`Replica::poll_inherited`]. What had just begun there may have gone on elsewhere.
+    /// [`Replica::poll_inherited`].
     pub fn handle_lost(&mut self, now: Instant, node: SocketAddr) {
         if self.members.hears(node) {
             self.lost.push_back(node);
         }
-        self.dialogs.handle_lost(now, node);
         let (dialogs, loss) = (&self.dialogs, self.members.handle_lost(node));
         self.ended
             .inherit_recent(now, |key| loss.rest(dialogs, key));

@@ -106,6 +106,16 @@ fn no_call_is_lost_when_one_router_of_each_kind_is_killed() {
 /// Kamailio takes it for the dead one's.)
 #[test]
 fn what_a_dead_kamailio_had_begun_is_over_once_a_tandem_has_set_the_call_up() {
+    begun_at_a_dead_kamailio(false);
+}
+
+/// Nobody misses a Kamailio that is started again at once.
+#[test]
+fn what_a_restarted_kamailio_had_begun_is_over_once_a_tandem_has_set_the_call_up() {
+    begun_at_a_dead_kamailio(true);
+}
+
+fn begun_at_a_dead_kamailio(is_back: bool) {
     const CALLS: u32 = 16;
     let Some(_permit) = shared(&["kamailio"]) else {
         return;
@@ -127,8 +137,13 @@ fn what_a_dead_kamailio_had_begun_is_over_once_a_tandem_has_set_the_call_up() {
         begun > 0
     });
     bus.kill(dead);
+    let mut nodes = ROUTERS.to_vec();
+    if is_back {
+        bus.start(dead);
+        nodes.push(dead);
+    }
     let slowest = agents.assert_all_completed(PATIENCE);
-    let ended = bus.wait_until_no_dialog_is_left(&ROUTERS, GONE_AFTER);
+    let ended = bus.wait_until_no_dialog_is_left(&nodes, GONE_AFTER);
     say(&format!(
         "{begun} calls were at {dead} when it was killed; slowest request {slowest:?}, none is listed {ended:?} after their ends"
     ));

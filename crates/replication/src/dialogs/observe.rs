@@ -113,6 +113,7 @@ impl Dialogs {
         }
         is_changed.then(|| {
             self.finish(&changed);
+            self.note_given_up(now.monotonic, &changed);
             changed
         })
     }
@@ -164,7 +165,8 @@ impl Dialogs {
             },
             ..DialogRecord::new(ownership)
         };
-        self.insert(key, record, now.monotonic + self.config.early_lifetime)
+        let at = now.monotonic + self.config.early_lifetime;
+        self.insert(now.monotonic, key, record, at)
     }
 }
 
