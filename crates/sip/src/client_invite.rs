@@ -45,8 +45,12 @@ impl ClientInvite {
                 self.ends = None;
                 Reaction::Deliver
             }
+            (State::Proceeding, 100) => Reaction::Deliver,
             // A limit that was set meanwhile stands: `stop_repeating`.
-            (State::Proceeding, 100..200) => Reaction::Deliver,
+            (State::Proceeding, 101..200) => {
+                self.repeat = None;
+                Reaction::Deliver
+            }
             (State::Calling | State::Proceeding | State::Accepted, 200..300) => {
                 if self.state != State::Accepted {
                     self.state = State::Accepted;
@@ -81,6 +85,21 @@ impl ClientInvite {
         }
         self.repeat = Some((now + interval * 2, interval * 2));
         Some(Due::Repeat)
+    }
+
+    /// Repeats the request although a 100 has come, until something more comes or [`ClientInvite::repeat_no_more`]:
+    /// whoever said it may have forgotten.
+    pub fn repeat_past_trying(&mut self, now: Instant, timers: &TimerConfig) {
+        if self.state == State::Proceeding && self.ends.is_none() {
+            self.repeat.get_or_insert((now + timers.t1, timers.t1));
+        }
+    }
+
+    /// Ends what [`ClientInvite::repeat_past_trying`] began.
+    pub fn repeat_no_more(&mut self) {
+        if self.state == State::Proceeding {
+            self.repeat = None;
+        }
     }
 
     /// Stops Timers A and B: somebody else answers for the peer, or nobody will.
@@ -175,6 +194,32 @@ mod tests {
         let (now, timers, mut invite) = start();
         assert_eq!(invite.handle_response(now, &timers, 180), Reaction::Deliver);
         assert_eq!(invite.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_100_does_not_stop_the_repeats_where_it_is_not_believed() {
+        let (now, timers, mut invite) = start();
+        invite.repeat_past_trying(now, &timers);
+        invite.handle_response(now, &timers, 100);
+        assert_eq!(invite.poll_timeout(), None);
+        let again = |invite: &mut ClientInvite| {
+            let at = invite.poll_timeout().unwrap();
+            assert_eq!(invite.handle_timeout(at), Some(Due::Repeat));
+            (at - now).as_millis()
+        };
+        invite.repeat_past_trying(now, &timers);
+        assert_eq!(again(&mut invite), 500);
+        invite.handle_response(now, &timers, 100);
+        invite.repeat_past_trying(now, &timers);
+        assert_eq!(again(&mut invite), 1500);
+        invite.repeat_no_more();
+        assert_eq!(invite.poll_timeout(), None);
+        invite.repeat_past_trying(now, &timers);
+        invite.handle_response(now, &timers, 180);
+        assert_eq!(invite.poll_timeout(), None);
+        invite.stop_repeating(now + timers.t1);
+        invite.repeat_past_trying(now, &timers);
+        assert_eq!(invite.handle_timeout(now + timers.t1), Some(Due::TimedOut));
     }
 
     #[test]

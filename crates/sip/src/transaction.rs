@@ -84,6 +84,18 @@ impl Client {
         }
     }
 
+    pub(crate) fn repeat_past_trying(&mut self, now: Instant, timers: &TimerConfig) {
+        if let Self::Invite(client) = self {
+            client.repeat_past_trying(now, timers);
+        }
+    }
+
+    pub(crate) fn repeat_no_more(&mut self) {
+        if let Self::Invite(client) = self {
+            client.repeat_no_more();
+        }
+    }
+
     pub(crate) fn terminate(&mut self) {
         match self {
             Self::Invite(client) => client.terminate(),

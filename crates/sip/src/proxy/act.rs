@@ -267,6 +267,24 @@ impl<C, B> Proxy<C, B> {
         }
     }
 
+    /// Goes on repeating a try's INVITE, of which its peer has only said that it is trying (section 17.1.1.2 says
+    /// SHOULD NOT): a peer that was started anew since has forgotten it, and any other is not disturbed by a repeat.
+    pub fn repeat_past_trying(&mut self, now: Instant, id: BranchId) {
+        let timers = self.config.timers;
+        if let Some(branch) = self.branch_mut(id) {
+            branch.client.repeat_past_trying(now, &timers);
+            self.settle(id.context);
+        }
+    }
+
+    /// Ends what [`Proxy::repeat_past_trying`] began: the peer has done more than trying.
+    pub fn repeat_no_more(&mut self, id: BranchId) {
+        if let Some(branch) = self.branch_mut(id) {
+            branch.client.repeat_no_more();
+            self.settle(id.context);
+        }
+    }
+
     /// Stops repeating a try's request: its peer is dead, or was given up. Late answers still count.
     pub fn stop_repeating(&mut self, now: Instant, id: BranchId, until: Duration) {
         if let Some(branch) = self.branch_mut(id) {

@@ -23,7 +23,7 @@ impl Shard {
             Answer::Delivered(delivered) => {
                 self.answered(now, view, delivered.branch, delivered.status, message);
             }
-            Answer::Absorbed => self.owed_second_pass(message),
+            Answer::Absorbed => self.owed_second_pass(now, message),
             Answer::Stray => self
                 .counters
                 .drops
@@ -87,15 +87,17 @@ impl Shard {
         is_success || !given_up
     }
 
-    /// A router's 100 is a promise: until the second pass comes, the router owes it.
-    fn owed_second_pass(&mut self, message: &Message<'_>) {
+    /// A router's 100 is a promise: until the second pass comes, the router owes it. Rule i: it may forget.
+    fn owed_second_pass(&mut self, now: Instant, message: &Message<'_>) {
         if message.status() == Some(100)
             && let Some(via) = message.top_via()
             && let Some((first, _)) = via.branch.and_then(BranchId::read)
             && let Some(branch) = self.proxy.branch(first)
+            && branch.data.router
             && branch.data.bound.is_empty()
         {
             self.owed_by_router(first);
+            self.proxy.repeat_past_trying(now, first);
         }
     }
 

@@ -82,6 +82,7 @@ impl Shard {
         }
         self.proxy.set_timer_c(context, TIMER_C);
         self.proxy.expect_no_answer(first);
+        self.proxy.repeat_no_more(first);
         self.send_outward(now, view, context, request, hop);
     }
 
