@@ -445,7 +445,13 @@ impl Dialogs {
             silent.map(|(key, _)| key.clone()).collect()
         };
         for key in given_up {
-            let at = now + GIVEN_UP_AFTER + BACKUP_STEP * self.place(&key, |_| true);
+            // Its owner comes last: one that lives knows better, and one that was started anew knows nothing.
+            let is_own = |held: &Held| held.record.ownership.owner == self.own;
+            let place = match self.dialog(&key).is_some_and(is_own) {
+                true => self.members.len() as u32,
+                false => self.place(&key, |_| true),
+            };
+            let at = now + GIVEN_UP_AFTER + BACKUP_STEP * place;
             if let Some(held) = self.dialog_mut(&key) {
                 let by = held.record.ownership;
                 held.given_up = Some(GivenUp { by, at });
@@ -478,9 +484,9 @@ impl Dialogs {
             let own = self.own;
             let held = self.dialog_mut(&changed.key)?;
             let record = &mut held.record;
-            let cause = match (record.answered, is_own) {
-                (0, true) => Cause::Failed,
-                (0, false) => Cause::OwnerLost,
+            let cause = match record.answered {
+                0 if is_own && due <= now.monotonic => Cause::Failed,
+                0 => Cause::OwnerLost,
                 _ => Cause::Expired,
             };
             if !is_own {
@@ -534,10 +540,16 @@ impl Dialogs {
 }
 
 /// Tells whether two dialogs are of one INVITE on the same way. A call that takes the same way twice has more Routes
-/// the second time, or another Contact.
+/// the second time, or another Contact; one that was forked has other Request-URIs; and a client that names its calls
+/// as it did before begins the second when the first is over.
 fn is_same_invite(one: &DialogRecord, other: &DialogRecord) -> bool {
-    let (one, other) = (&one.caller, &other.caller);
-    one.tag == other.tag && one.contact == other.contact && one.route_set == other.route_set
+    let is_before = |one: &DialogRecord, other: &DialogRecord| {
+        one.end.is_some_and(|end| end.at < other.created)
+    };
+    let is_same = one.request_uri == other.request_uri;
+    let (a, b) = (&one.caller, &other.caller);
+    let is_same = is_same && a.tag == b.tag && a.contact == b.contact && a.route_set == b.route_set;
+    is_same && !is_before(one, other) && !is_before(other, one)
 }
 
 fn taken_over(former: Ownership, by: SocketAddr) -> Ownership {
@@ -854,13 +866,22 @@ mod tests {
         let taken = || seen(7, b"a", b"", Observed::Requested { cseq: 2 });
         let sent_on = |record: &mut DialogRecord| record.caller.route_set = (*b"<sip:p;lr>").into();
         let moved = |record: &mut DialogRecord| record.caller.contact = (*b"sip:x").into();
+        let forked = |record: &mut DialogRecord| record.request_uri = (*b"sip:c").into();
+        let over = |at: u64| {
+            move |record: &mut DialogRecord| {
+                let cause = Cause::Bye;
+                record.end = Some(End { at, cause });
+                record.state = DialogState::Ended;
+            }
+        };
+        let (before, since) = (over(WALL / 1000 - 1), over(WALL / 1000));
         let other_call = |record: &mut DialogRecord| record.caller.tag = (*b"x").into();
         let same = |_: &mut DialogRecord| ();
         type Differs<'a> = &'a dyn Fn(&mut DialogRecord);
         type Case<'a> = (u64, u64, Option<Observation>, Differs<'a>, [u64; 2]);
         // In seconds: when it is heard of, when the answer of the other is, what is seen of it in the third one, in
         // what the other differs, when it ends.
-        let cases: [Case<'_>; 8] = [
+        let cases: [Case<'_>; 11] = [
             (0, 2, None, &same, [7, 9]),
             (0, 9, None, &same, [14, 16]),
             (4, 2, None, &same, [9, 11]),
@@ -869,6 +890,9 @@ mod tests {
             (0, 2, None, &sent_on, [22, 24]),
             (0, 2, None, &moved, [22, 24]),
             (0, 2, None, &other_call, [22, 24]),
+            (0, 2, None, &forked, [22, 24]),
+            (0, 2, None, &before, [22, 24]),
+            (0, 2, None, &since, [7, 9]),
         ];
         for (number, (heard, answered, news, differs, ends)) in cases.into_iter().enumerate() {
             let (mut owner, mut clock) = table(1);
@@ -902,6 +926,21 @@ mod tests {
             ended.sort_unstable();
             assert_eq!(ended, ends, "case {number}");
         }
+    }
+
+    #[test]
+    fn what_an_sbc_gave_up_is_ended_by_its_owner_last_of_all() {
+        let now = start();
+        let (mut owner, mut clock) = table(1);
+        owner.observe(now, &mut clock, invite(7, b"a"));
+        let mut other = table(2);
+        confirmed(now, 8, &mut other);
+        let other = record(&other.0, 8).clone();
+        owner.merge(now, key(8), other, Duration::from_secs(60));
+        assert_eq!(owner.handle_timeout(after(now, 10), &mut clock), None);
+        assert!(owner.handle_timeout(after(now, 11), &mut clock).is_some());
+        let end = record(&owner, 7).end.unwrap();
+        assert_eq!(end.cause, Cause::OwnerLost);
     }
 
     #[test]

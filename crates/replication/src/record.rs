@@ -140,7 +140,7 @@ pub enum Cause {
     Cancelled = 3,
     /// Its lifetime was over.
     Expired = 4,
-    /// Its owner died before it was answered, and nobody else heard of it.
+    /// Its owner died before it was answered, and nobody else heard of it; or its call went on through another router.
     OwnerLost = 5,
     /// A Kamailio node said so, which never says why.
     Told = 6,

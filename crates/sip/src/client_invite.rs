@@ -23,6 +23,8 @@ pub struct ClientInvite {
     state: State,
     repeat: Option<(Instant, Duration)>,
     ends: Option<Instant>,
+    /// Nothing but 100 has come, and nobody has said that the peer has done more.
+    is_only_trying: bool,
 }
 
 impl ClientInvite {
@@ -33,6 +35,7 @@ impl ClientInvite {
             state: State::Calling,
             repeat: Some((now + timers.t1, timers.t1)),
             ends: Some(now + timers.transaction()),
+            is_only_trying: false,
         }
     }
 
@@ -41,6 +44,7 @@ impl ClientInvite {
         match (self.state, status) {
             (State::Calling, 100..200) => {
                 self.state = State::Proceeding;
+                self.is_only_trying = status == 100;
                 self.repeat = None;
                 self.ends = None;
                 Reaction::Deliver
@@ -48,7 +52,7 @@ impl ClientInvite {
             (State::Proceeding, 100) => Reaction::Deliver,
             // A limit that was set meanwhile stands: `stop_repeating`.
             (State::Proceeding, 101..200) => {
-                self.repeat = None;
+                self.repeat_no_more();
                 Reaction::Deliver
             }
             (State::Calling | State::Proceeding | State::Accepted, 200..300) => {
@@ -90,7 +94,8 @@ impl ClientInvite {
     /// Repeats the request although a 100 has come, until something more comes or [`ClientInvite::repeat_no_more`]:
     /// whoever said it may have forgotten.
     pub fn repeat_past_trying(&mut self, now: Instant, timers: &TimerConfig) {
-        if self.state == State::Proceeding && self.ends.is_none() {
+        let is_proceeding = self.state == State::Proceeding && self.ends.is_none();
+        if is_proceeding && self.is_only_trying {
             self.repeat.get_or_insert((now + timers.t1, timers.t1));
         }
     }
@@ -98,6 +103,7 @@ impl ClientInvite {
     /// Ends what [`ClientInvite::repeat_past_trying`] began.
     pub fn repeat_no_more(&mut self) {
         if self.state == State::Proceeding {
+            self.is_only_trying = false;
             self.repeat = None;
         }
     }
@@ -213,10 +219,19 @@ mod tests {
         invite.repeat_past_trying(now, &timers);
         assert_eq!(again(&mut invite), 1500);
         invite.repeat_no_more();
+        invite.repeat_past_trying(now, &timers);
         assert_eq!(invite.poll_timeout(), None);
+
+        let (_, _, mut invite) = start();
+        invite.handle_response(now, &timers, 100);
         invite.repeat_past_trying(now, &timers);
         invite.handle_response(now, &timers, 180);
-        assert_eq!(invite.poll_timeout(), None);
+        invite.handle_response(now, &timers, 100);
+        invite.repeat_past_trying(now, &timers);
+        assert_eq!(invite.poll_timeout(), None, "a late 100 says nothing new");
+
+        let (_, _, mut invite) = start();
+        invite.handle_response(now, &timers, 100);
         invite.stop_repeating(now + timers.t1);
         invite.repeat_past_trying(now, &timers);
         assert_eq!(invite.handle_timeout(now + timers.t1), Some(Due::TimedOut));

@@ -97,7 +97,9 @@ impl Shard {
             && branch.data.bound.is_empty()
         {
             self.owed_by_router(first);
-            self.proxy.repeat_past_trying(now, first);
+            if !self.is_direct(first.context) {
+                self.proxy.repeat_past_trying(now, first);
+            }
         }
     }
 
