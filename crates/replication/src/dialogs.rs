@@ -425,13 +425,14 @@ impl Dialogs {
     /// Notes which dialog of an INVITE was given up, when one begins and when one is answered: an INVITE is answered
     /// once, so an SBC that has the answer gave up whoever has not let the call ring.
     fn note_given_up(&mut self, now: Instant, changed: &Changed) {
+        if changed.before >= Some(DialogState::Answered) {
+            return;
+        }
         let Some(Held { record, .. }) = self.dialog(&changed.key) else {
             return;
         };
-        let was_answered = changed.before >= Some(DialogState::Answered);
         let is_new = changed.before.is_none() && record.state == DialogState::Unconfirmed;
-        let is_answered = record.answered != 0 && !was_answered;
-        if !is_new && !is_answered {
+        if !is_new && record.answered == 0 {
             return;
         }
         let all = self.of_call(&changed.key.call_id);

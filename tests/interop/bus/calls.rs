@@ -99,6 +99,12 @@ fn no_call_is_lost_when_one_router_of_each_kind_is_killed() {
         ));
         assert_eq!(tandem, all, "{ringing:?}");
     }
+    // What is not heard excuses Kamailios' lines.
+    let heard = bus.mirrors.told_by_us();
+    say(&format!(
+        "{heard} times a Tandem told that a dialog is confirmed"
+    ));
+    assert!(heard >= CALLS as usize / 10, "the mirrors miss something");
     bus.assert_no_complaints();
 }
 

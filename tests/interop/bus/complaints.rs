@@ -86,9 +86,7 @@ impl Life {
             Excuse::TakenForTheDeadOnes => self.has_outlived,
         }
     }
-}
 
-impl Life {
     /// Tells whether a Tandem may have told it, once or more, that the dialog of this line is confirmed.
     fn was_told_by_us(self, line: &str, mirrors: &Mirrors) -> bool {
         let about = self.node.zip(numbers(line));

@@ -120,6 +120,13 @@ impl Mirrors {
         self.heard().is_incomplete || self.of(dialog, since).iter().any(is_it)
     }
 
+    /// Returns how often a Tandem told anybody that a dialog is confirmed.
+    pub(super) fn told_by_us(&self) -> usize {
+        let heard = self.heard();
+        let told = heard.told.iter();
+        told.filter(|told| told.direction == Direction::Out).count()
+    }
+
     /// Returns what was told of a dialog since then.
     pub(super) fn of(&self, dialog: Numbers, since: u64) -> Vec<Told> {
         let heard = self.heard();
